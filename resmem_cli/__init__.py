@@ -1,0 +1,125 @@
+"""Residual memorization (Yang et al. 2023) on saved arrays: add an explicit memory to a trained model.
+
+Arrays in, arrays out: `ResidualMemory`, or its parts `compute_residuals`, `ExactIndex`,
+`neighbor_weights`, `predict_from_neighbors` and `compare`. Paths in, artifacts out: a function for each
+command, such as `residualize`, `index` and `predict`, with its frozen config.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from resmem_cli.version import __version__
+
+if TYPE_CHECKING:
+    from resmem_cli.artifacts.reader import open_artifact
+    from resmem_cli.indexes.base import Neighbors
+    from resmem_cli.indexes.exact import ExactIndex
+    from resmem_cli.memory import (
+        DenseMemory,
+        Prediction,
+        TopMemory,
+        neighbor_votes,
+        predict_from_neighbors,
+    )
+    from resmem_cli.metrics import Gain, compare
+    from resmem_cli.residuals import TopResiduals, compute_residuals, compute_top_residuals, softmax
+    from resmem_cli.stages.analyze import analyze
+    from resmem_cli.stages.embed import EmbedConfig, embed
+    from resmem_cli.stages.import_arrays import ImportConfig, import_arrays
+    from resmem_cli.stages.index import IndexConfig, index
+    from resmem_cli.stages.info import info
+    from resmem_cli.stages.predict import PredictConfig, predict
+    from resmem_cli.stages.residual_memory import ResidualMemory
+    from resmem_cli.stages.residualize import ResidualizeConfig, residualize
+    from resmem_cli.stages.sources import open_embeddings
+    from resmem_cli.stages.verify import verify
+    from resmem_cli.types import ArraySelection, Method, StageResult
+    from resmem_cli.weights import default_sigma, neighbor_weights
+
+# Where each public name lives. They are imported when first used, so that `resmem --help` loads no numpy.
+_HOMES = {
+    "ArraySelection": "types",
+    "DenseMemory": "memory",
+    "EmbedConfig": "stages.embed",
+    "ExactIndex": "indexes.exact",
+    "Gain": "metrics",
+    "ImportConfig": "stages.import_arrays",
+    "IndexConfig": "stages.index",
+    "Method": "types",
+    "Neighbors": "indexes.base",
+    "PredictConfig": "stages.predict",
+    "Prediction": "memory",
+    "ResidualMemory": "stages.residual_memory",
+    "ResidualizeConfig": "stages.residualize",
+    "StageResult": "types",
+    "TopMemory": "memory",
+    "TopResiduals": "residuals",
+    "analyze": "stages.analyze",
+    "compare": "metrics",
+    "compute_residuals": "residuals",
+    "compute_top_residuals": "residuals",
+    "default_sigma": "weights",
+    "embed": "stages.embed",
+    "import_arrays": "stages.import_arrays",
+    "index": "stages.index",
+    "info": "stages.info",
+    "neighbor_votes": "memory",
+    "neighbor_weights": "weights",
+    "open_artifact": "artifacts.reader",
+    "open_embeddings": "stages.sources",
+    "predict": "stages.predict",
+    "predict_from_neighbors": "memory",
+    "residualize": "stages.residualize",
+    "softmax": "residuals",
+    "verify": "stages.verify",
+}
+
+__all__ = [
+    "ArraySelection",
+    "DenseMemory",
+    "EmbedConfig",
+    "ExactIndex",
+    "Gain",
+    "ImportConfig",
+    "IndexConfig",
+    "Method",
+    "Neighbors",
+    "PredictConfig",
+    "Prediction",
+    "ResidualMemory",
+    "ResidualizeConfig",
+    "StageResult",
+    "TopMemory",
+    "TopResiduals",
+    "__version__",
+    "analyze",
+    "compare",
+    "compute_residuals",
+    "compute_top_residuals",
+    "default_sigma",
+    "embed",
+    "import_arrays",
+    "index",
+    "info",
+    "neighbor_votes",
+    "neighbor_weights",
+    "open_artifact",
+    "open_embeddings",
+    "predict",
+    "predict_from_neighbors",
+    "residualize",
+    "softmax",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,272 @@
+"""Reading an artifact: nothing is handed out whose digest was not checked."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from resmem_cli.artifacts.formats import FORMATS, Format, Layout
+from resmem_cli.artifacts.hdf5 import CHECKSUM_FILTERS, open_hdf5, plain_attributes, readable_datasets
+from resmem_cli.artifacts.provenance import (
+    DIGEST_BYTES,
+    DatasetDigest,
+    InputRecord,
+    block_rows,
+    content_digest,
+    header_digest,
+)
+from resmem_cli.artifacts.rows import DAMAGED, BlockRows, MappedRows
+from resmem_cli.artifacts.schema import check_schema
+from resmem_cli.errors import DataError
+
+DIGEST_GROUP = "digests"
+
+_ATTRIBUTES: dict[str, type] = {
+    "format": bytes,
+    "format_version": int,
+    "generated_by": bytes,
+    "parameters": bytes,
+    "inputs": bytes,
+    "content_digest": bytes,
+    "header_digest": bytes,
+}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an artifact says of itself.
+
+    Attributes
+    ----------
+    format : Format
+        Its format.
+    version : int
+        The version of the format it was written in.
+    generated_by : str
+        Tool and version.
+    parameters : mapping
+        What its command was given and measured.
+    inputs : tuple of InputRecord
+        What it was made from.
+    content_digest : str
+        Digest of its datasets.
+    """
+
+    format: Format
+    version: int
+    generated_by: str
+    parameters: Mapping[str, Any]
+    inputs: tuple[InputRecord, ...]
+    content_digest: str
+
+
+class Artifact:
+    """An open artifact whose structure, schema and header were checked. See `open_artifact`."""
+
+    def __init__(self, path: Path, file: h5py.File, header: Header, datasets: Mapping[str, h5py.Dataset],
+                 digests: Mapping[str, DatasetDigest], dimensions: Mapping[str, int]) -> None:  # fmt: skip
+        self.path = path
+        self.header = header
+        self.parameters = header.parameters
+        self.dimensions = dimensions
+        self._file = file
+        self._datasets = datasets
+        self._digests = digests
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._datasets
+
+    @property
+    def shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Shape and type of each dataset, in the format's order."""
+        return {
+            spec.path: (self._datasets[spec.path].shape, self._datasets[spec.path].dtype)
+            for spec in self.header.format.datasets
+            if spec.path in self._datasets
+        }
+
+    def rows(self, name: str) -> BlockRows:
+        """Open a dataset for reading in order, or at random if its layout is for that."""
+        if self.header.format.spec(name).layout == Layout.RANDOM:
+            return self.mapped(name)
+        return BlockRows(self.path, self._datasets[name], self._digests[name])
+
+    def mapped(self, name: str) -> MappedRows:
+        """Map a contiguous dataset into memory."""
+        return MappedRows(self.path, self._datasets[name], self._digests[name])
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Read a whole dataset."""
+        rows = self.rows(name)
+        return rows.read(0, rows.shape[0])
+
+    def read_optional(self, name: str) -> NDArray[Any] | None:
+        """Read a whole dataset, or give None where the file has none of that name."""
+        return self.read(name) if name in self else None
+
+    def input_digest(self, role: str) -> str:
+        """Digest of the input of that role.
+
+        Raises
+        ------
+        DataError
+            If the lineage names no such input.
+        """
+        for record in self.header.inputs:
+            if record.role == role:
+                return record.digest
+        raise DataError(f"its lineage names no {role}", file=self.path, remedy=DAMAGED)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_artifact(path: Path, fmt: Format | None = None) -> Artifact:
+    """Open an artifact and check its structure, schema and header.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+    fmt : Format, optional
+        The format it must have; any known one if not given.
+
+    Raises
+    ------
+    MissingInputError
+        If there is no such file.
+    DataError
+        If it is no artifact, of another format, of a newer version, damaged, or reaches outside.
+    """
+    file = open_hdf5(path)
+    try:
+        return _checked(path, file, fmt)
+    except (RuntimeError, KeyError, ValueError, OSError) as error:
+        # What h5py raises on damaged structures; its kinds are not documented.
+        file.close()
+        raise DataError(f"damaged HDF5 file: {error}", file=path, remedy=DAMAGED) from error
+    except BaseException:
+        file.close()
+        raise
+
+
+def is_artifact(path: Path) -> bool:
+    """Whether the file is HDF5 and says it is an artifact; nothing else in it is looked at."""
+    if not path.is_file() or not h5py.is_hdf5(path):
+        return False
+    with open_hdf5(path) as file:
+        return "format" in file.attrs and "format_version" in file.attrs
+
+
+def _checked(path: Path, file: h5py.File, fmt: Format | None) -> Artifact:
+    attributes = plain_attributes(file)
+    header = _header(path, attributes, fmt)
+    found = readable_datasets(file, filters=CHECKSUM_FILTERS)
+    prefix = f"{DIGEST_GROUP}/"
+    datasets = {name: dataset for name, dataset in found.items() if not name.startswith(prefix)}
+    stored = {
+        name.removeprefix(prefix): dataset for name, dataset in found.items() if name.startswith(prefix)
+    }
+    dimensions = check_schema(path, header.format, datasets)
+    if sorted(datasets) != sorted(stored):
+        raise DataError("datasets and digests do not match", file=path, field=DIGEST_GROUP, remedy=DAMAGED)
+    digests = {
+        name: _stored_digest(path, header.format, name, dataset, stored[name])
+        for name, dataset in datasets.items()
+    }
+    if content_digest(digests) != header.content_digest:
+        raise DataError("the content digest does not hold", file=path, field=DIGEST_GROUP, remedy=DAMAGED)
+    return Artifact(path, file, header, datasets, digests, dimensions)
+
+
+def _header(path: Path, attributes: Mapping[str, bytes | int], fmt: Format | None) -> Header:
+    name = _text(attributes.get("format"))
+    if name not in FORMATS or (fmt is not None and name != fmt.name):
+        raise DataError(
+            "not the right kind of artifact",
+            file=path,
+            field="format",
+            expected=fmt.name if fmt else f"one of {', '.join(FORMATS)}",
+            found=name or "an HDF5 file without a format",
+        )
+    declared, version = FORMATS[name], attributes.get("format_version")
+    if not isinstance(version, int) or not 1 <= version <= declared.version:
+        raise DataError(
+            f"a version of {name} this tool does not read",
+            file=path,
+            field="format_version",
+            expected=f"at most {declared.version}",
+            found=version,
+            remedy="upgrade resmem-cli",
+        )
+    for key, kind in _ATTRIBUTES.items():
+        if not isinstance(attributes.get(key), kind):
+            raise DataError("missing attribute", file=path, field=key, remedy=DAMAGED)
+    rest = {key: value for key, value in attributes.items() if key != "header_digest"}
+    if header_digest(rest) != _text(attributes["header_digest"]):
+        raise DataError("the header's digest does not hold", file=path, field="header_digest", remedy=DAMAGED)
+    parameters = json.loads(_text(attributes["parameters"]))
+    missing = set(declared.parameters) - set(parameters)
+    if missing:
+        raise DataError(
+            f"parameters without {sorted(missing)}", file=path, field="parameters", remedy=DAMAGED
+        )
+    return Header(
+        format=declared,
+        version=version,
+        generated_by=_text(attributes["generated_by"]),
+        parameters=parameters,
+        inputs=tuple(InputRecord(**record) for record in json.loads(_text(attributes["inputs"]))),
+        content_digest=_text(attributes["content_digest"]),
+    )
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else ""
+
+
+def _stored_digest(
+    path: Path, fmt: Format, name: str, dataset: h5py.Dataset, stored: h5py.Dataset
+) -> DatasetDigest:
+    size = block_rows(fmt.spec(name), dataset.dtype, dataset.shape)
+    expected = (math.ceil(dataset.shape[0] / size), DIGEST_BYTES)
+    if stored.shape != expected or stored.dtype != np.uint8:
+        raise DataError(
+            "wrong shape of digests", file=path, field=stored.name, expected=expected, found=stored.shape
+        )
+    return DatasetDigest(dtype=dataset.dtype.str, shape=dataset.shape, block_rows=size, blocks=stored[:])
+
+
+def verify_blocks(artifact: Artifact) -> int:
+    """Read every dataset and check every block's digest; return the number of bytes read.
+
+    Raises
+    ------
+    DataError
+        Naming the first block that is not what was written.
+    """
+    n_bytes = 0
+    for name in artifact.shapes:
+        rows = artifact.rows(name)
+        step = block_rows(artifact.header.format.spec(name), rows.dtype, rows.shape)
+        for start in range(0, rows.shape[0], step):
+            n_bytes += rows.read(start, start + step).nbytes
+    return n_bytes

@@ -1,0 +1,118 @@
+"""What the user sees: results on stdout; progress, notices and errors on stderr."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from resmem_cli.types import Progress, StageResult, no_progress
+from resmem_cli.version import __version__
+
+
+def progress_bars(*, quiet: bool) -> Progress:
+    """Choose how to show progress: a bar if stderr is a terminal, else nothing."""
+    return no_progress if quiet or not sys.stderr.isatty() else _bar
+
+
+def _bar(blocks: Sequence[slice], description: str) -> Iterable[slice]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        total = blocks[-1].stop if blocks else 0
+        task = bars.add_task(description, total=total, rate="")
+        for block in blocks:
+            yield block
+            bars.advance(task, block.stop - block.start)
+            speed = bars.tasks[0].speed
+            bars.update(task, rate=f"{speed:,.0f} rows/s" if speed else "")
+
+
+def notice(text: str, *, quiet: bool = False) -> None:
+    """Tell the user something that is not the result."""
+    if not quiet:
+        sys.stderr.write(f"resmem: {text}\n")
+
+
+def emit(text: str) -> None:
+    """Write a part of the result to stdout."""
+    _end_with_the_pipe()
+    if text:
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+
+def emit_json(result: StageResult) -> None:
+    """Write the result as one JSON document."""
+    document = {
+        "resmem": __version__,
+        "command": result.command,
+        "output": None if result.output is None else str(result.output),
+        "result": result.summary,
+        "notices": list(result.notices),
+    }
+    emit(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def report(result: StageResult, *, as_json: bool, quiet: bool) -> None:
+    """Show a stage's result: notices, then its figures, one a line."""
+    for text in result.notices:
+        notice(text, quiet=quiet)
+    if as_json:
+        emit_json(result)
+        return
+    emit_fields({"output": str(result.output), **result.summary})
+
+
+def emit_fields(fields: Mapping[str, Any]) -> None:
+    """Write names and values in two columns; None is left out."""
+    shown = {
+        name.replace("_", " "): show_value(name, value) for name, value in fields.items() if value is not None
+    }
+    width = max((len(name) for name in shown), default=0)
+    emit("\n".join(f"{name:<{width}}  {value}" for name, value in shown.items()))
+
+
+def show_value(name: str, value: Any) -> str:
+    """Write a figure in the unit its name stands for: accuracies and shares in percent, gains in points."""
+    if isinstance(value, Mapping):
+        return ", ".join(
+            f"{key}: {show_value(key, inner)}" for key, inner in value.items() if inner is not None
+        )
+    if isinstance(value, float):
+        if name.endswith("accuracy") or name in ("tpr", "fpr"):
+            return f"{100 * value:.2f} %"
+        return f"{100 * value:+.2f} points" if name == "gain" else f"{value:.6g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def emit_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write a table; the first column is text, the others are figures."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    _end_with_the_pipe()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    # A pipe has no width, and a table cut to 80 columns would lose figures.
+    width = None if sys.stdout.isatty() else 10_000
+    console = Console(file=sys.stdout, width=width, highlight=False, markup=False)
+    console.print(table)
+
+
+def _end_with_the_pipe() -> None:
+    # Files are finished when results are shown, so a closed pipe may end the process as it ends `cat`.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)

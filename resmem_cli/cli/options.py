@@ -1,0 +1,119 @@
+"""Options that several commands share, so that each has one name, one help text and one meaning."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from resmem_cli.errors import UsageError
+from resmem_cli.types import ArraySelection
+
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="The file to write; derived from the input if not given.",
+        show_default=False,
+    ),
+]
+NoClobber = Annotated[bool, typer.Option("--no-clobber", help="Refuse to replace an existing output.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress and no notices on stderr.")]
+
+Embeddings = Annotated[
+    Path,
+    typer.Argument(
+        metavar="EMBEDDINGS", help="An embeddings artifact, or exported arrays.", show_default=False
+    ),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Take the arrays of this split: train, val or test."),
+]
+
+
+ARRAY_ROLES = {
+    "inputs": "inputs",
+    "embeddings": "embeddings",
+    "logits": "logits",
+    "probabilities": "probabilities, in place of logits,",
+    "labels": "labels",
+    "ids": "row ids",
+    "class_names": "class names",
+}
+OUTPUT_ROLES = ("embeddings", "logits", "probabilities", "labels", "ids", "class_names")
+INPUT_ROLES = ("inputs", "labels", "ids", "class_names")
+
+
+def choosing_arrays(*roles: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command `--split` and an option for each role, and pass it the choices as `selection`.
+
+    Typer reads options off a function's signature, so the command gets a new one, in which the
+    parameter `selection` is replaced by them.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        added = {"split": Split} | {f"{role}_key": _array_option(role) for role in roles}
+
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            choices = {name.removesuffix("_key"): given.pop(name) for name in added}
+            command(**given, selection=ArraySelection(**choices))
+
+        signature = inspect.signature(command, eval_str=True)
+        parameters = dict(signature.parameters)
+        del parameters["selection"]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        options = [inspect.Parameter(n, keyword, default=None, annotation=a) for n, a in added.items()]
+        own = [parameter.replace(kind=keyword) for parameter in parameters.values()]
+        run.__signature__ = inspect.Signature(own + options)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in own + options}
+        return run
+
+    return decorate
+
+
+def _array_option(role: str) -> Any:
+    flag = f"--{role.replace('_', '-')}"
+    text = f"Where the {ARRAY_ROLES[role]} are, if not under a usual name."
+    return Annotated[str | None, typer.Option(flag, metavar="KEY|FILE[:KEY]", help=text)]
+
+
+def output_path(
+    output: Path | None, kind: str, source: Path, *inputs: Path, split: str | None = None
+) -> Path:
+    """Choose the output: the one given, or `train.index.h5` beside `train.h5`.
+
+    Parameters
+    ----------
+    output : pathlib.Path or None
+        What the user gave.
+    kind : str
+        The part of the name that says what the file is.
+    source : pathlib.Path
+        The input that the name is derived from.
+    inputs : pathlib.Path
+        The other inputs.
+    split : str, optional
+        Becomes part of a derived name.
+
+    Raises
+    ------
+    UsageError
+        If the output is one of the inputs, which it would replace.
+    """
+    if output is None:
+        stem = source.name.removesuffix(source.suffix).removesuffix(".embeddings")
+        parts = [stem, *([split] if split else []), kind, "h5"]
+        output = source.with_name(".".join(parts))
+    for path in (source, *inputs):
+        if output.exists() and path.exists() and output.samefile(path):
+            raise UsageError("the output is also an input", file=output, remedy="name another file with -o")
+    return output

@@ -1,0 +1,78 @@
+"""`resmem predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resmem_cli.cli import console, options
+from resmem_cli.types import ArraySelection, Method
+
+
+@options.choosing_arrays(*options.OUTPUT_ROLES)
+def run(
+    *,
+    queries: Annotated[
+        Path,
+        typer.Argument(
+            metavar="QUERIES",
+            help="An embeddings artifact, or exported arrays, with logits.",
+            show_default=False,
+        ),
+    ],
+    index: Annotated[
+        Path, typer.Option("--index", metavar="FILE", help="The memory's index.", show_default=False)
+    ],
+    residuals: Annotated[
+        Path, typer.Option("--residuals", metavar="FILE", help="The memory's residuals.", show_default=False)
+    ],
+    output: options.Output = None,
+    k: Annotated[int, typer.Option("-k", metavar="K", help="Neighbours of each query.")] = 53,
+    sigma: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S",
+            help="Unit of distance in the weights exp(-distance/S); "
+            "by default 0.18 x the index's distance scale.",
+        ),
+    ] = None,
+    method: Annotated[
+        Method, typer.Option(help="Whose answer to write; all three share one search.")
+    ] = Method.RESMEM,
+    top_scores: Annotated[
+        int | None, typer.Option(metavar="M", help="Store only the M best scores of each query.")
+    ] = None,
+    block_rows: Annotated[
+        int | None, typer.Option(metavar="N", help="Queries at a time; changes nothing in the result.")
+    ] = None,
+    selection: ArraySelection,
+    no_clobber: options.NoClobber = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Predict queries with network and memory.
+
+    The network's softmax plus the weighted residuals of the nearest rows, at the temperature of the
+    residuals. Every answer is kept with the memory rows it came from.
+    """
+    from resmem_cli.stages.predict import PredictConfig, predict
+
+    result = predict(
+        queries,
+        index=index,
+        residuals=residuals,
+        output=options.output_path(output, "predictions", queries, index, residuals, split=selection.split),
+        config=PredictConfig(
+            k=k,
+            sigma=sigma,
+            method=method,
+            top_scores=top_scores,
+            block_rows=block_rows,
+            arrays=selection,
+        ),
+        clobber=not no_clobber,
+        progress=console.progress_bars(quiet=quiet),
+    )
+    console.report(result, as_json=json, quiet=quiet)

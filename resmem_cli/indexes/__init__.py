@@ -1,0 +1,1 @@
+"""One file per kind of index: the only code that uses faiss."""

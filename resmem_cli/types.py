@@ -1,0 +1,79 @@
+"""Types shared by every layer: choices, progress, and what a stage gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Method(StrEnum):
+    """What the predicted class is the argmax of; all three share one search."""
+
+    RESMEM = "resmem"
+    BASE = "base"
+    KNN = "knn"
+
+
+@dataclass(frozen=True)
+class ArraySelection:
+    """Which arrays of a file are meant.
+
+    Parameters
+    ----------
+    split : str, optional
+        ``train``, ``val`` or ``test``, or another name that the file's keys carry.
+    embeddings, logits, probabilities, labels, ids, class_names, inputs : str, optional
+        Each a key of the main file, another file, or ``FILE:KEY``; names in common use are
+        recognised without. `inputs` is for `embed` only.
+    """
+
+    split: str | None = None
+    embeddings: str | None = None
+    logits: str | None = None
+    probabilities: str | None = None
+    labels: str | None = None
+    ids: str | None = None
+    class_names: str | None = None
+    inputs: str | None = None
+
+
+class Progress(Protocol):
+    """Hands on the row blocks it is given, showing how far they have come."""
+
+    def __call__(self, blocks: Sequence[slice], description: str) -> Iterable[slice]:
+        """Yield every block of `blocks` in order."""
+
+
+def no_progress(blocks: Sequence[slice], description: str) -> Iterable[slice]:
+    """Yield the blocks and show nothing: the default of every stage."""
+    return blocks
+
+
+def row_blocks(n_rows: int, block_rows: int) -> list[slice]:
+    """Cut `n_rows` rows into consecutive slices of at most `block_rows` rows."""
+    return [slice(start, min(start + block_rows, n_rows)) for start in range(0, n_rows, block_rows)]
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage did.
+
+    Attributes
+    ----------
+    command : str
+        The command's name.
+    output : pathlib.Path or None
+        The file it wrote.
+    summary : mapping of str to JSON values
+        Its figures, in the order to show them.
+    notices : tuple of str
+        What the user should know but did not ask for.
+    """
+
+    command: str
+    output: Path | None
+    summary: Mapping[str, Any]
+    notices: tuple[str, ...] = field(default=())

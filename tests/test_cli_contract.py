@@ -1,0 +1,394 @@
+"""What a Makefile may rely on: exit codes, one line on stderr, no output after a failure, JSON, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import Finished, Pipeline, Resmem, classifier_arrays, make_pipeline
+
+from resmem_cli.artifacts.provenance import header_digest
+
+COMMANDS = ("import", "embed", "residualize", "index", "predict", "analyze", "info", "verify")
+
+
+def assert_refused(done: Finished, status: int, *parts: str) -> None:
+    assert done.status == status, done.stderr
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, lines
+    for part in ("resmem: error: ", *parts):
+        assert part in lines[0]
+
+
+# --- bad input: each a file or an option made wrong, the command, its status, and words of the message
+
+
+def text_file(folder: Path, pipeline: Pipeline) -> Path:
+    path = folder / "text.h5"
+    path.write_text("these are not the bytes you are looking for\n")
+    return path
+
+
+def truncated(folder: Path, pipeline: Pipeline) -> Path:
+    path = folder / "truncated.h5"
+    path.write_bytes(pipeline.train.read_bytes()[:-500])
+    return path
+
+
+def newer_version(folder: Path, pipeline: Pipeline) -> Path:
+    path = folder / "newer.h5"
+    shutil.copy(pipeline.train, path)
+    with h5py.File(path, "a") as file:
+        file.attrs["format_version"] = 99
+        attributes = {
+            name: bytes(value) if isinstance(value, bytes) else int(value)
+            for name, value in file.attrs.items()
+            if name != "header_digest"
+        }
+        file.attrs["header_digest"] = np.bytes_(header_digest(attributes).encode())
+    return path
+
+
+def flipped_bit(folder: Path, pipeline: Pipeline) -> Path:
+    path = folder / "flipped.h5"
+    content = bytearray(pipeline.train.read_bytes())
+    with h5py.File(pipeline.train) as file:
+        offsets = [file[name].id.get_chunk_info(0).byte_offset for name in ("embeddings", "logits")]
+    for offset in offsets:
+        content[offset + 100] ^= 4
+    path.write_bytes(content)
+    return path
+
+
+def pickled_npy(folder: Path, pipeline: Pipeline) -> Path:
+    path = folder / "pickled.npy"
+    np.save(path, np.array([{"a": 1}, None], dtype=object), allow_pickle=True)
+    return path
+
+
+def nan_rows(folder: Path, pipeline: Pipeline) -> Path:
+    arrays = classifier_arrays()
+    arrays["train_embeddings"][17, 3] = np.nan
+    path = folder / "nan.npz"
+    np.savez(path, **{name.removeprefix("train_"): a for name, a in arrays.items() if "test" not in name})
+    return path
+
+
+def missing(folder: Path, pipeline: Pipeline) -> Path:
+    return folder / "nowhere.h5"
+
+
+def wrong_kind(folder: Path, pipeline: Pipeline) -> Path:
+    return pipeline.index
+
+
+@pytest.mark.parametrize(
+    ("make", "status", "words"),
+    [
+        (missing, 66, ["nowhere.h5", "no such file"]),
+        (text_file, 65, ["text.h5", "not an HDF5 file"]),
+        (truncated, 65, ["truncated.h5", "truncated"]),
+        (wrong_kind, 65, ["index.h5", "expected resmem.embeddings", "found resmem.index"]),
+        (newer_version, 65, ["newer.h5", "expected at most 1", "found 99", "upgrade"]),
+        (flipped_bit, 65, ["flipped.h5", "does not hold"]),
+        (pickled_npy, 65, ["pickled.npy"]),
+        (nan_rows, 65, ["nan.npz", "embeddings", "17"]),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+@pytest.mark.parametrize("command", ["residualize", "index", "predict"])
+def test_bad_embeddings_are_refused(
+    command: str,
+    make: Callable[[Path, Pipeline], Path],
+    status: int,
+    words: list[str],
+    tmp_path: Path,
+    pipeline: Pipeline,
+    resmem: Resmem,
+) -> None:
+    path = make(tmp_path, pipeline)
+    options = ["--index", pipeline.index, "--residuals", pipeline.residuals] if command == "predict" else []
+    output = tmp_path / "out" / "out.h5"
+    output.parent.mkdir()
+    assert_refused(resmem(command, path, *options, "-o", output), status, *words)
+    assert list(output.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "words"),
+    [
+        (["-k", "301"], 2, ["expected at most 300", "found 301"]),
+        (["-k", "0"], 2, ["k out of range"]),
+        (["--sigma", "0"], 2, ["sigma", "above 0"]),
+        (["--sigma", "-1"], 2, ["sigma", "above 0"]),
+        (["--sigma", "nan"], 2, ["sigma", "above 0"]),
+        (["--top-scores", "6"], 2, ["--top-scores", "1 to 5"]),
+        (["--block-rows", "0"], 2, ["--block-rows"]),
+        (["--method", "magic"], 2, ["magic", "resmem"]),
+        (["--nonsense"], 2, ["--nonsense", "resmem predict --help"]),
+        (["--split", "test"], 2, ["--split", "leave the option out"]),
+    ],
+)
+def test_bad_options_of_predict_are_refused(
+    options: list[str], status: int, words: list[str], tmp_path: Path, pipeline: Pipeline, resmem: Resmem
+) -> None:
+    inputs = [pipeline.test, "--index", pipeline.index, "--residuals", pipeline.residuals]
+    done = resmem("predict", *inputs, "-o", tmp_path / "out.h5", *options)
+    assert_refused(done, status, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("temperature", ["0", "-1.4", "inf"])
+def test_bad_temperature_is_refused(
+    temperature: str, tmp_path: Path, pipeline: Pipeline, resmem: Resmem
+) -> None:
+    done = resmem("residualize", pipeline.train, "-T", temperature, "-o", tmp_path / "out.h5")
+    assert_refused(done, 2, "temperature", "above 0")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_folder_that_does_not_exist_is_refused(
+    tmp_path: Path, pipeline: Pipeline, resmem: Resmem
+) -> None:
+    done = resmem("index", pipeline.train, "-o", tmp_path / "no" / "out.h5")
+    assert_refused(done, 74, "folder does not exist", "mkdir")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that even root can't write")
+def test_an_unwritable_output_folder_is_refused(pipeline: Pipeline, resmem: Resmem) -> None:
+    assert_refused(
+        resmem("index", pipeline.train, "-o", "/proc/out.h5"), 74, "/proc/out.h5", "can't be written"
+    )
+
+
+def test_an_output_that_is_an_input_is_refused(tmp_path: Path, pipeline: Pipeline, resmem: Resmem) -> None:
+    train = Path(shutil.copy(pipeline.train, tmp_path / "train.h5"))
+    before = train.read_bytes()
+    assert_refused(resmem("index", train, "-o", train), 2, "also an input")
+    assert train.read_bytes() == before
+
+
+def test_no_clobber_keeps_an_existing_output(tmp_path: Path, pipeline: Pipeline, resmem: Resmem) -> None:
+    output = tmp_path / "out.h5"
+    output.write_text("precious")
+    assert_refused(resmem("index", pipeline.train, "-o", output, "--no-clobber"), 74, "--no-clobber")
+    assert output.read_text() == "precious"
+
+
+# --- lineage
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    return make_pipeline(tmp_path_factory.mktemp("other"), seed=1)
+
+
+def test_index_and_residuals_of_different_embeddings_are_refused(
+    tmp_path: Path, pipeline: Pipeline, other: Pipeline, resmem: Resmem
+) -> None:
+    for index, residuals in ((pipeline.index, other.residuals), (other.index, pipeline.residuals)):
+        done = resmem(
+            "predict", pipeline.test, "--index", index, "--residuals", residuals, "-o", tmp_path / "out.h5"
+        )
+        assert_refused(done, 65, str(index), str(residuals), "expected", "found")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "classes", "words"),
+    [(7, 5, ["dimension", "expected 8", "found 7"]), (8, 4, ["classes", "expected 5", "found 4"])],
+)
+def test_queries_of_another_shape_are_refused(
+    dimensions: int, classes: int, words: list[str], tmp_path: Path, pipeline: Pipeline, resmem: Resmem
+) -> None:
+    queries = tmp_path / "queries.npz"
+    np.savez(queries, embeddings=np.ones((3, dimensions)), logits=np.eye(3, classes) * 2 - 1)
+    done = resmem("predict", queries, "--index", pipeline.index, "--residuals", pipeline.residuals)
+    assert_refused(done, 65, "queries.npz", *words)
+    assert list(tmp_path.iterdir()) == [queries]
+
+
+# --- every command
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, resmem: Resmem) -> None:
+    done = resmem(command, "--help")
+    assert done.status == 0
+    assert done.stderr == ""
+    assert "Usage: " in done.stdout
+
+
+def test_no_arguments_show_the_help(resmem: Resmem) -> None:
+    assert "Commands:" in "".join(resmem().stdout + resmem().stderr)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_refuses_missing_arguments_in_one_line(command: str, resmem: Resmem) -> None:
+    assert_refused(resmem(command), 2, "Missing argument", f"resmem {command} --help")
+
+
+def test_json_has_the_promised_keys(tmp_path: Path, pipeline: Pipeline, resmem: Resmem) -> None:
+    document = resmem("index", pipeline.train, "-o", tmp_path / "index.h5", "--json").json
+    assert list(document) == ["resmem", "command", "output", "result", "notices"]
+    assert document["command"] == "index"
+    assert document["output"] == str(tmp_path / "index.h5")
+    assert list(document["result"]) == ["kind", "rows", "dimensions", "distance_scale", "default_sigma"]
+
+
+def test_outputs_without_a_name_are_derived_from_the_input(
+    tmp_path: Path, pipeline: Pipeline, resmem: Resmem
+) -> None:
+    arrays = Path(shutil.copy(pipeline.arrays, tmp_path / "a.npz"))
+    for arguments, name in (
+        (["import", arrays, "--split", "test"], "a.test.embeddings.h5"),
+        (["residualize", arrays, "--split", "train"], "a.train.residuals.h5"),
+        (["index", arrays, "--split", "train"], "a.train.index.h5"),
+        (["index", "a.test.embeddings.h5"], "a.test.index.h5"),
+    ):
+        done = resmem(*arguments, cwd=tmp_path)
+        assert done.status == 0, done.stderr
+        assert (tmp_path / name).is_file()
+
+
+# --- the same bytes
+
+
+def test_every_command_gives_the_same_bytes_again(tmp_path: Path, pipeline: Pipeline) -> None:
+    again = make_pipeline(tmp_path)
+    for old, new in zip(pipeline.artifacts, again.artifacts, strict=True):
+        assert old.read_bytes() == new.read_bytes(), old.name
+
+
+# --- signals
+
+
+def large_arrays(folder: Path) -> Path:
+    path = folder / "large.npz"
+    generator = np.random.default_rng(0)
+    np.savez(
+        path,
+        embeddings=generator.normal(size=(60_000, 64)).astype(np.float32),
+        logits=generator.normal(size=(60_000, 20)).astype(np.float32),
+        labels=generator.integers(0, 20, size=60_000),
+    )
+    return path
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "resmem_cli", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_temporary(process: subprocess.Popen[str], folder: Path) -> None:
+    deadline = time.monotonic() + 30
+    while process.poll() is None and time.monotonic() < deadline:
+        if list(folder.glob(".*.resmem-tmp")):
+            return
+        time.sleep(0.002)
+    raise AssertionError(f"no temporary seen; status {process.poll()}")
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A memory so large that predicting all of it takes seconds."""
+    from resmem_cli import index, residualize
+
+    folder = tmp_path_factory.mktemp("large")
+    arrays = large_arrays(folder)
+    index(arrays, output=folder / "index.h5")
+    residualize(arrays, output=folder / "residuals.h5")
+    return folder
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_removes_the_temporary_and_is_the_status(
+    number: signal.Signals, tmp_path: Path, large: Path
+) -> None:
+    output = tmp_path / "out.h5"
+    output.write_text("old")
+    memory = ["--index", large / "index.h5", "--residuals", large / "residuals.h5"]
+    process = start("predict", large / "large.npz", *memory, "-o", output)
+    wait_for_temporary(process, tmp_path)
+    process.send_signal(number)
+    sent = time.monotonic()
+    stdout, stderr = process.communicate(timeout=30)
+    assert time.monotonic() - sent < 5
+    assert process.returncode == -number
+    assert (stdout, stderr) == ("", "")
+    assert list(tmp_path.iterdir()) == [output]
+    assert output.read_text() == "old"
+
+
+def test_kill_leaves_the_old_file_and_the_next_run_sweeps(
+    tmp_path: Path, large: Path, resmem: Resmem
+) -> None:
+    output = tmp_path / "out.h5"
+    assert resmem("index", large / "large.npz", "-o", output).status == 0
+    whole = output.read_bytes()
+    process = start("index", large / "large.npz", "-o", output, "--seed", "0")
+    wait_for_temporary(process, tmp_path)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert output.read_bytes() == whole
+    assert len(list(tmp_path.iterdir())) == 2
+    assert resmem("index", large / "large.npz", "-o", output).status == 0
+    assert list(tmp_path.iterdir()) == [output]
+    assert output.read_bytes() == whole
+
+
+def test_a_file_size_limit_ends_in_74_and_one_line(tmp_path: Path, large: Path) -> None:
+    command = f"ulimit -f 2000; exec {sys.executable} -m resmem_cli index {large / 'large.npz'} -o out.h5"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 74
+    assert len(done.stderr.splitlines()) == 1
+    assert "can't be written" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_closed_pipe_ends_silently(pipeline: Pipeline) -> None:
+    process = start("info", pipeline.predictions)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait() == -signal.SIGPIPE
+
+
+def test_a_missing_extra_ends_in_69(tmp_path: Path, resmem: Resmem) -> None:
+    (tmp_path / "pyarrow.py").write_text("raise ImportError('not here')\n")
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    done = resmem("index", tmp_path / "a.parquet", env={"PYTHONPATH": str(tmp_path)})
+    assert_refused(done, 69, "resmem-cli[arrow]")
+
+
+def test_out_of_memory_ends_in_71(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    np.save(tmp_path / "wide.npy", generator.normal(size=(100_000, 512)).astype(np.float32))
+    command = f"ulimit -v 900000; exec {sys.executable} -m resmem_cli index wide.npy -o out.h5"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 71, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["wide.npy"]
+
+
+def test_json_is_one_document_on_stdout_only(pipeline: Pipeline, resmem: Resmem) -> None:
+    done = resmem("analyze", pipeline.predictions, "--json")
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["command"] == "analyze"

@@ -1,0 +1,125 @@
+"""The README is true: its commands run, its output is the output, its tables are the program's."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import classifier_arrays
+from typer.main import get_command
+
+from resmem_cli import errors
+from resmem_cli.artifacts.formats import markdown_table
+from resmem_cli.cli.main import app
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"(<!-- [^\n]+ -->\n)?```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+
+
+def blocks(language: str, comment: str = "") -> list[str]:
+    return [text for mark, kind, text in BLOCKS if kind == language and comment in mark]
+
+
+def run_shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    # `resmem` of the environment that runs the tests, whether or not it is activated.
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", "-euc", command],
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def sample_arrays(tmp_path: Path) -> Path:
+    arrays = classifier_arrays()
+    np.savez(tmp_path / "arrays.npz", **arrays)
+    for name, key in (("feats", "embeddings"), ("out", "logits"), ("y", "labels")):
+        np.save(tmp_path / f"train_{name}.npy", arrays[f"train_{key}"])
+    return tmp_path
+
+
+def test_the_demo_prints_what_the_readme_shows(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "sample_data", tmp_path / "sample_data", ignore=shutil.ignore_patterns("build"))
+    [demo] = [command for command in blocks("sh") if "sample_data" in command]
+    done = run_shell(demo.split("&&")[-1], tmp_path)
+    assert done.returncode == 0, done.stderr
+    [shown] = blocks("", "output of the demo")
+    output = [line.rstrip() for line in done.stdout.splitlines() if not line.startswith("make:")]
+    expected = shown.splitlines()
+    assert len(expected) > 15
+    assert output[-len(expected) :] == expected
+
+
+def test_the_tests_are_installed_as_ci_installs_them() -> None:
+    [command] = [command for command in blocks("sh") if "pytest" in command]
+    script = (ROOT / ".ci" / "run").read_text()
+    install = re.search(r"pip install ('\.\[test\]')", command)
+    assert install is not None
+    assert f"pip install --quiet {install[1]}\n" in script
+    assert script.rstrip().endswith(command.split("&&")[-1].strip())
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+@pytest.mark.parametrize("command", blocks("sh", "run in sample arrays"))
+def test_shell_commands_run(command: str, sample_arrays: Path) -> None:
+    done = run_shell(command, sample_arrays)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+def test_python_examples_run_one_after_the_other(sample_arrays: Path) -> None:
+    run_shell("resmem import arrays.npz --split train -o train.h5", sample_arrays)
+    for example in blocks("python"):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", example],
+            cwd=sample_arrays,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+
+
+def test_the_makefile_runs(tmp_path: Path) -> None:
+    [makefile] = blocks("make")
+    (tmp_path / "Makefile").write_text(makefile)
+    for source, target in (
+        ("digits_train.npz", "train.npz"),
+        ("digits_test.npz", "test.npz"),
+        ("digits.safetensors", "network.safetensors"),
+        ("train_digits.py", "my_models.py"),
+    ):
+        shutil.copy(ROOT / "sample_data" / source, tmp_path / target)
+    done = run_shell("make check", tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_format_table_is_the_program_s() -> None:
+    shown = re.search(r"<!-- formats: .*? -->\n\n(.*?)\n<!-- end of formats -->", README, flags=re.DOTALL)
+    assert shown is not None
+    assert shown[1] == markdown_table()
+
+
+def test_every_exit_code_is_explained() -> None:
+    explained = {int(code) for code in re.findall(r"^\| (\d+) \|", README, flags=re.MULTILINE)}
+    raised = {kind.exit_code for kind in vars(errors).values() if hasattr(kind, "exit_code")}
+    assert explained == raised | {0, 1}
+
+
+def test_every_command_is_listed() -> None:
+    [section] = re.findall(r"^## Commands\n(.*?)^## ", README, flags=re.DOTALL | re.MULTILINE)
+    listed = set(re.findall(r"^\| `(\w+)` \| [^|]* \| [^|]* \|$", section, flags=re.MULTILINE))
+    assert listed == set(get_command(app).commands)  # type: ignore[attr-defined]
