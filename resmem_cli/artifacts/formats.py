@@ -132,7 +132,7 @@ RESIDUALS = Format(
             "top/values",
             "n m",
             ("<u2",),
-            "their |residual| × 65535; positive for the label, negative for the rest",
+            "their absolute residuals × 65535; positive for the label, negative for the rest",
             optional=True,
             random=True,
         ),

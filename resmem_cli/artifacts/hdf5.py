@@ -17,7 +17,7 @@ CHECKSUM_FILTERS = frozenset({h5z.FILTER_FLETCHER32})
 SHIPPED_FILTERS = CHECKSUM_FILTERS | {h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_LZF}
 
 # What h5py raises on damaged structures, and on types that numpy has not; its kinds are not documented.
-DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError)
+HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 
 _MAX_OBJECTS = 10_000
 _MAX_DEPTH = 8
@@ -35,6 +35,8 @@ def open_hdf5(path: Path) -> h5py.File:
         If the file is not there or may not be read.
     DataError
         If it is not HDF5, or is truncated or damaged.
+    BusyError
+        If this process has it open in another way.
     """
     if not path.is_file():
         raise MissingInputError("no such file", file=path)
@@ -50,6 +52,9 @@ def _opening_error(path: Path, error: OSError) -> Exception:
         return MissingInputError("not readable", file=path, remedy="check its permissions")
     if error.errno in (errno.EAGAIN, errno.EBUSY):
         return BusyError("locked by another program", file=path, remedy="try again later")
+    if "values don't match" in reason or "already open" in reason:
+        # HDF5 shares one open file among all who open it in a process, if all ask for the same.
+        return BusyError("open in this process", file=path, remedy="close it first")
     if "truncated" in reason:
         return DataError("the file is truncated", file=path, remedy="copy or create it again")
     if "signature not found" in reason:
@@ -110,7 +115,7 @@ def _walk(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
                 raise DataError("links are refused", file=path, field=full, found=link)
             try:
                 item = group[name]
-            except DAMAGE as error:
+            except HDF5_ERRORS as error:
                 raise DataError(f"damaged object: {error}", file=path, field=full) from error
             address = _address(item)
             if address in seen or depth >= _MAX_DEPTH or len(seen) >= _MAX_OBJECTS:
@@ -131,9 +136,14 @@ def _link_names(path: str, group: h5py.Group) -> list[str]:
     if len(group) > _MAX_OBJECTS:
         raise DataError("too many objects", file=path, expected=f"at most {_MAX_OBJECTS:,}", found=len(group))
     try:
-        return sorted(group)
+        names = list(group)
     except (OSError, RuntimeError, UnicodeDecodeError) as error:
         raise DataError(f"damaged group: {error}", file=path) from error
+    for name in names:
+        # h5py hands these on as bytes.
+        if not isinstance(name, str):
+            raise DataError("a name that is not UTF-8", file=path, found=name)
+    return sorted(names)
 
 
 def _address(item: h5py.HLObject) -> tuple[int, int]:
@@ -228,7 +238,7 @@ def plain_attributes(file: h5py.File) -> dict[str, bytes | int]:
                     expected="an integer or a fixed-length string",
                 )
             value = file.attrs[name]
-        except DAMAGE as error:
+        except HDF5_ERRORS as error:
             raise DataError(f"damaged attribute: {error}", file=path) from error
         values[name] = bytes(value) if isinstance(value, bytes) else int(value)
     return values

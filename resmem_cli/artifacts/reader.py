@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -15,7 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resmem_cli.artifacts.formats import FORMATS, Format, Layout
-from resmem_cli.artifacts.hdf5 import CHECKSUM_FILTERS, open_hdf5, plain_attributes, readable_datasets
+from resmem_cli.artifacts.hdf5 import (
+    CHECKSUM_FILTERS,
+    HDF5_ERRORS,
+    open_hdf5,
+    plain_attributes,
+    readable_datasets,
+)
 from resmem_cli.artifacts.provenance import (
     DIGEST_BYTES,
     DatasetDigest,
@@ -159,8 +166,7 @@ def open_artifact(path: Path, fmt: Format | None = None) -> Artifact:
     file = open_hdf5(path)
     try:
         return _checked(path, file, fmt)
-    except (RuntimeError, KeyError, ValueError, OSError) as error:
-        # What h5py raises on damaged structures; its kinds are not documented.
+    except HDF5_ERRORS as error:
         file.close()
         raise DataError(f"damaged HDF5 file: {error}", file=path, remedy=DAMAGED) from error
     except BaseException:
@@ -169,11 +175,20 @@ def open_artifact(path: Path, fmt: Format | None = None) -> Artifact:
 
 
 def is_artifact(path: Path) -> bool:
-    """Whether the file is HDF5 and says it is an artifact; nothing else in it is looked at."""
+    """Whether the file is HDF5 and says it is an artifact; nothing else in it is looked at.
+
+    Raises
+    ------
+    DataError
+        If it is too damaged to tell.
+    """
     if not path.is_file() or not h5py.is_hdf5(path):
         return False
     with open_hdf5(path) as file:
-        return "format" in file.attrs and "format_version" in file.attrs
+        try:
+            return "format" in file.attrs and "format_version" in file.attrs
+        except HDF5_ERRORS as error:
+            raise DataError(f"damaged HDF5 file: {error}", file=path, remedy=DAMAGED) from error
 
 
 def _checked(path: Path, file: h5py.File, fmt: Format | None) -> Artifact:
@@ -224,6 +239,8 @@ def _header(path: Path, attributes: Mapping[str, bytes | int], fmt: Format | Non
     if header_digest(rest) != _text(attributes["header_digest"]):
         raise DataError("the header's digest does not hold", file=path, field="header_digest", remedy=DAMAGED)
     parameters = json.loads(_text(attributes["parameters"]))
+    if not isinstance(parameters, dict):
+        raise DataError("not a mapping", file=path, field="parameters", remedy=DAMAGED)
     missing = set(declared.parameters) - set(parameters)
     if missing:
         raise DataError(
@@ -234,9 +251,21 @@ def _header(path: Path, attributes: Mapping[str, bytes | int], fmt: Format | Non
         version=version,
         generated_by=_text(attributes["generated_by"]),
         parameters=parameters,
-        inputs=tuple(InputRecord(**record) for record in json.loads(_text(attributes["inputs"]))),
+        inputs=_inputs(path, json.loads(_text(attributes["inputs"]))),
         content_digest=_text(attributes["content_digest"]),
     )
+
+
+def _inputs(path: Path, records: object) -> tuple[InputRecord, ...]:
+    keys = {field.name for field in dataclasses.fields(InputRecord)}
+    if not isinstance(records, list) or not all(
+        isinstance(record, dict)
+        and set(record) == keys
+        and all(isinstance(value, str) for value in record.values())
+        for record in records
+    ):
+        raise DataError("not a list of inputs", file=path, field="inputs", remedy=DAMAGED)
+    return tuple(InputRecord(**record) for record in records)
 
 
 def _text(value: object) -> str:

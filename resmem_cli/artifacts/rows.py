@@ -48,6 +48,8 @@ class BlockRows:
             If a block's bytes are not those that were written.
         """
         stop = min(stop, self.shape[0])
+        if stop <= start:
+            return self._values[:0]
         if not (self._span[0] <= start and stop <= self._span[1]):
             # Whole blocks, kept for the next call: ranges that cut blocks still read each block once.
             size = self._digest.block_rows

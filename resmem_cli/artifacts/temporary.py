@@ -112,6 +112,9 @@ def output_error(target: Path, error: OSError) -> OutputError:
 def _check_target(target: Path, *, clobber: bool) -> None:
     if target.is_dir():
         raise OutputError("the output is a folder", file=target, remedy="name a file with -o")
+    if target.exists() and not target.is_file():
+        # A rename would put a file in the place of /dev/null or of a pipe.
+        raise OutputError("the output is not a regular file", file=target, remedy="name a file with -o")
     if not target.parent.is_dir():
         raise OutputError(
             "the output's folder does not exist", file=target, remedy=f"create it: mkdir -p {target.parent}"

@@ -80,7 +80,7 @@ def run(
             for kind in ("corrected", "broken")
             if one[kind]
         ]
-        console.emit("\n\n".join(sections))
+        console.emit("".join(f"\n{section}\n" for section in sections))
     if output is not None:
         console.notice(f"wrote {output}", quiet=quiet)
     if fail_under_gain is not None:

@@ -131,7 +131,19 @@ def search_others(index: Index, queries: NDArray[Any], own_rows: NDArray[np.int6
         Their row numbers.
     k : int
         From 1 to n − 1.
+
+    Raises
+    ------
+    UsageError
+        If k is out of range.
+    DataError
+        If the queries have another dimension, or are not finite.
     """
+    n = index.shape[0]
+    if not 1 <= k < n:
+        raise UsageError(
+            "k out of range", expected=f"1 to {n - 1:,} (the memory's other rows)", found=f"{k:,}"
+        )
     found = index.search(queries, k + 1)
     own = found.rows == own_rows[:, None]
     # Where more than k twins precede it, the own row is not among the k + 1: then the last one goes.

@@ -74,12 +74,13 @@ def nearest(
 
     Notes
     -----
-    A float32 sum of d products, in any order, is off by at most (d + 1)·u/(1 − (d + 1)·u) times the sum
-    of their sizes (Higham 2002, section 3.1), so a computed squared distance is off by at most
-    E = (d + 16)·u·(‖q‖ + ‖z‖)², with room for centring and adding up. Let D be the k-th true squared
-    distance among the candidates. A row with ‖z‖ > ‖q‖ + √D is farther than that by the triangle
-    inequality; for any other row that was not re-ranked E ≤ (d + 16)·u·(2‖q‖ + √D)², so it is farther
-    if the smallest computed square among them exceeds D by more than E. Queries for which this fails
+    A float32 sum of d products, in any order, is off by at most d·u times the sum of their sizes
+    (Jeannerod and Rump 2013, "Improved error bounds for inner products in floating-point arithmetic"),
+    so a computed squared distance is off by at most E = (d + 16)·u·(‖q‖ + ‖z‖)², with room for centring
+    and adding up. Let D be the k-th true squared distance among the candidates. A row with
+    ‖z‖ > ‖q‖ + √D is farther than that by the triangle inequality; for any other row that was not
+    re-ranked E ≤ (d + 16)·u·(2‖q‖ + √D)², so it is farther if the smallest computed square among them
+    exceeds D by more than E. Queries for which this fails, or whose candidates include a row of −1,
     are re-ranked with all their candidates, and then scanned.
     """
     n_queries, width = candidate_rows.shape
@@ -87,6 +88,8 @@ def nearest(
     distances = np.empty((n_queries, k), np.float64)
     norms = np.sqrt(np.einsum("qd,qd->q", centred_queries, centred_queries, dtype=np.float64))
     everything = width == len(memory.vectors)
+    # A search leaves out rows whose squares overflowed, and then the others prove nothing.
+    filled = candidate_rows.min(axis=1) >= 0
     left = np.arange(n_queries)
     for m in sorted({min(k + _FEW_EXTRA, width), width}):
         found = candidate_rows[left, :m]
@@ -94,13 +97,11 @@ def nearest(
             found, true_distances(queries[left], found, vectors=memory.vectors), k
         )
         rows[left], distances[left] = order_rows, order_distances
-        if m == width and everything:
-            # Where squares overflowed a search may have left rows out.
-            proved = (found >= 0).all(axis=1)
-        else:
+        proved = filled[left]
+        if m < width or not everything:
             bound = candidate_squares[left, min(m, width - 1)].astype(np.float64)
             reach = order_distances[:, -1]
-            proved = bound > reach**2 * (1 + 1e-12) + _rounding(norms[left], reach, memory)
+            proved &= bound > reach**2 * (1 + 1e-12) + _rounding(norms[left], reach, memory)
         left = left[~proved]
         if not len(left):
             break

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import N_TRAIN, D, Pipeline, Resmem, classifier_arrays
+
+from resmem_cli import open_artifact
+
+
+def test_the_distance_scale_is_the_median_distance_to_the_53rd_other_row(
+    tmp_path: Path, pipeline: Pipeline, resmem: Resmem
+) -> None:
+    done = resmem("index", pipeline.train, "-o", tmp_path / "i.h5", "--json")
+    assert done.status == 0
+    embeddings = classifier_arrays()["train_embeddings"].astype(np.float64)
+    distances = np.linalg.norm(embeddings[:, None] - embeddings[None], axis=2)
+    np.fill_diagonal(distances, np.inf)
+    expected = np.median(np.sort(distances, axis=1)[:, 52])
+    assert done.result["distance_scale"] == pytest.approx(expected, rel=1e-12)
+    assert done.result["default_sigma"] == pytest.approx(0.18 * expected, rel=1e-12)
+    with open_artifact(tmp_path / "i.h5") as artifact:
+        assert artifact.dimensions == {"n": N_TRAIN, "d": D}
+        assert artifact.parameters["distance_scale"] == {
+            "median": pytest.approx(expected),
+            "neighbor": 53,
+            "sample": N_TRAIN,
+            "seed": 0,
+        }
+
+
+def test_arrays_and_their_artifact_give_one_digest(
+    tmp_path: Path, pipeline: Pipeline, resmem: Resmem
+) -> None:
+    assert resmem("index", pipeline.arrays, "--split", "train", "-o", tmp_path / "i.h5").status == 0
+    with open_artifact(tmp_path / "i.h5") as direct, open_artifact(pipeline.index) as imported:
+        assert direct.input_digest("embeddings") == imported.input_digest("embeddings")
+        assert direct.header.content_digest == imported.header.content_digest
+
+
+def test_ids_go_along(tmp_path: Path, resmem: Resmem) -> None:
+    np.savez(tmp_path / "a.npz", embeddings=np.arange(6.0).reshape(3, 2), ids=np.array(["x", "yy", "z"]))
+    assert resmem("index", tmp_path / "a.npz", "-o", tmp_path / "i.h5").status == 0
+    with open_artifact(tmp_path / "i.h5") as artifact:
+        assert list(artifact.read("ids")) == [b"x", b"yy", b"z"]
+
+
+def test_an_unknown_kind_names_the_known_ones(pipeline: Pipeline, resmem: Resmem) -> None:
+    done = resmem("index", pipeline.train, "--kind", "magic")
+    assert done.status == 2
+    assert "exact" in done.stderr
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_memory_of_hardly_any_rows_can_be_used_with_a_sigma(
+    rows: int, tmp_path: Path, resmem: Resmem
+) -> None:
+    arrays = {
+        "embeddings": np.ones((rows, 2)),
+        "logits": np.full((rows, 3), 2.0),
+        "labels": np.zeros(rows, int),
+    }
+    np.savez(tmp_path / "a.npz", **arrays)
+    for command in ("index", "residualize"):
+        assert resmem(command, "a.npz", "-o", f"{command}.h5", cwd=tmp_path).status == 0
+    memory = ["--index", "index.h5", "--residuals", "residualize.h5", "-k", "1", "-o", "p.h5"]
+    refused = resmem("predict", "a.npz", *memory, cwd=tmp_path)
+    assert refused.status == 2
+    assert "--sigma" in refused.stderr
+    assert resmem("predict", "a.npz", *memory, "--sigma", "1", cwd=tmp_path).status == 0
