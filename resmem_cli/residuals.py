@@ -164,8 +164,7 @@ def compute_top_residuals(
     probabilities[rows, labels] = -1
     others = largest_entries(probabilities, top - 1)
     values = np.concatenate([own[:, None], np.take_along_axis(probabilities, others, axis=1)], axis=1)
-    # The sums of float32 probabilities may exceed 1 by a rounding.
-    stored = np.rint(np.clip(values, 0, 1) * VALUE_SCALE).astype(np.uint16)
+    stored = np.rint(values * VALUE_SCALE).astype(np.uint16)
     classes = np.concatenate([labels.astype(np.int64)[:, None], others], axis=1)
     return TopResiduals(classes.astype(class_dtype(n_classes)), stored, n_classes)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -14,6 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+from resmem_cli.cli.failures import tell
+from resmem_cli.cli.main import app
 
 N_TRAIN, N_TEST, D, C = 300, 80, 8, 5
 
@@ -38,11 +43,29 @@ class Finished:
 Resmem = Callable[..., Finished]
 
 
+@pytest.fixture
+def resmem(monkeypatch: pytest.MonkeyPatch) -> Resmem:
+    """Run `resmem` with arguments, in this process, where a warning is an error."""
+
+    def call(*arguments: object, cwd: Path | None = None) -> Finished:
+        if cwd is not None:
+            monkeypatch.chdir(cwd)
+        stdout, stderr = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+            try:
+                status = app([*map(str, arguments)], prog_name="resmem", standalone_mode=False) or 0
+            except Exception as error:
+                status = tell(error)
+        return Finished(status, stdout.getvalue(), stderr.getvalue())
+
+    return call
+
+
 @pytest.fixture(scope="session")
-def resmem() -> Resmem:
+def resmem_process() -> Resmem:
     """Run `resmem` with arguments, in a process of its own."""
 
-    def run(*arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> Finished:
+    def call(*arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> Finished:
         done = subprocess.run(
             [sys.executable, "-m", "resmem_cli", *map(str, arguments)],
             capture_output=True,
@@ -54,7 +77,7 @@ def resmem() -> Resmem:
         )
         return Finished(done.returncode, done.stdout, done.stderr)
 
-    return run
+    return call
 
 
 def classifier_arrays(seed: int = 0) -> dict[str, NDArray[Any]]:

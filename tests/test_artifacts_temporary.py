@@ -115,8 +115,19 @@ def test_a_pipe_or_a_device_is_not_replaced_by_a_file(tmp_path):
 
 def test_a_name_too_long_for_the_file_system_is_refused(tmp_path):
     with pytest.raises(OutputError, match=r"can't be written: File name too long"):
-        write_sample(tmp_path / f"{'a' * 250}.h5", EMBEDDINGS)
+        write_sample(tmp_path / f"{'a' * 260}.h5", EMBEDDINGS)
     assert contents(tmp_path) == []
+
+
+def test_a_link_stays_a_link_and_its_target_is_replaced(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    target = tmp_path / "elsewhere" / "real.h5"
+    link = tmp_path / "link.h5"
+    link.symlink_to(target)
+    write_sample(link, EMBEDDINGS)
+    assert link.is_symlink()
+    assert target.is_file()
+    assert contents(tmp_path / "elsewhere") == ["real.h5"]
 
 
 def test_the_file_s_mode_follows_the_umask(tmp_path):

@@ -223,8 +223,8 @@ def test_queries_of_another_shape_are_refused(
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(command: str, resmem: Resmem) -> None:
-    done = resmem(command, "--help")
+def test_every_command_has_help(command: str, resmem_process: Resmem) -> None:
+    done = resmem_process(command, "--help")
     assert done.status == 0
     assert done.stderr == ""
     assert "Usage: " in done.stdout
@@ -368,10 +368,10 @@ def test_a_closed_pipe_ends_silently(pipeline: Pipeline) -> None:
     assert process.wait() == -signal.SIGPIPE
 
 
-def test_a_missing_extra_ends_in_69(tmp_path: Path, resmem: Resmem) -> None:
+def test_a_missing_extra_ends_in_69(tmp_path: Path, resmem_process: Resmem) -> None:
     (tmp_path / "pyarrow.py").write_text("raise ImportError('not here')\n")
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    done = resmem("index", tmp_path / "a.parquet", env={"PYTHONPATH": str(tmp_path)})
+    done = resmem_process("index", tmp_path / "a.parquet", env={"PYTHONPATH": str(tmp_path)})
     assert_refused(done, 69, "resmem-cli[arrow]")
 
 

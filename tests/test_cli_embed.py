@@ -23,10 +23,11 @@ def make(width=4):
 """
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network's definition, its weights in three kinds of file, and inputs of 10 rows."""
-    (tmp_path / "networks.py").write_text(DEFINITION)
+    folder = tmp_path_factory.mktemp("networks")
+    (folder / "networks.py").write_text(DEFINITION)
     script = (
         "import warnings, torch, networks\n"
         "from safetensors.torch import save_file\n"
@@ -37,14 +38,19 @@ def folder(tmp_path: Path) -> Path:
         "    warnings.simplefilter('ignore')\n"
         "    torch.jit.script(network).save('script.pt')\n"
     )
-    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-c", script], cwd=folder, check=True)
     generator = np.random.default_rng(0)
     np.savez(
-        tmp_path / "inputs.npz",
+        folder / "inputs.npz",
         x=generator.normal(size=(10, 3)).astype(np.float32),
         y=generator.integers(0, 2, size=10),
     )
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path, dirs_exist_ok=True))
 
 
 def plain_forward(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -70,9 +76,9 @@ def plain_forward(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     ],
 )
 def test_the_input_of_the_last_linear_layer_and_the_logits_are_kept(
-    checkpoint: str, options: list[str], folder: Path, resmem: Resmem
+    checkpoint: str, options: list[str], folder: Path, resmem_process: Resmem
 ) -> None:
-    done = resmem("embed", checkpoint, "inputs.npz", *options, "-o", "out.h5", "--json", cwd=folder)
+    done = resmem_process("embed", checkpoint, "inputs.npz", *options, "-o", "out.h5", "--json", cwd=folder)
     assert done.status == 0, done.stderr
     assert done.stderr == ""
     assert done.result["layer"] == "2:input"
@@ -84,9 +90,9 @@ def test_the_input_of_the_last_linear_layer_and_the_logits_are_kept(
         assert artifact.parameters["encoder"]["layer"] == "2:input"
 
 
-def test_another_layer_can_be_named(folder: Path, resmem: Resmem) -> None:
+def test_another_layer_can_be_named(folder: Path, resmem_process: Resmem) -> None:
     options = ["--arch", "networks:make", "--layer", "0", "-o", "out.h5"]
-    assert resmem("embed", "w.safetensors", "inputs.npz", *options, cwd=folder).status == 0
+    assert resmem_process("embed", "w.safetensors", "inputs.npz", *options, cwd=folder).status == 0
     hidden, _ = plain_forward(folder)
     with open_artifact(folder / "out.h5") as artifact:
         assert np.allclose(np.maximum(artifact.read("embeddings"), 0), hidden, atol=1e-6)
@@ -107,29 +113,31 @@ def test_another_layer_can_be_named(folder: Path, resmem: Resmem) -> None:
     ],
 )
 def test_what_can_not_be_embedded_is_refused_in_one_line(
-    arguments: list[str], status: int, words: str, folder: Path, resmem: Resmem
+    arguments: list[str], status: int, words: str, folder: Path, resmem_process: Resmem
 ) -> None:
     np.savez(folder / "wide.npz", x=np.ones((10, 7), np.float32))
     np.savez(folder / "labels.npz", x=np.ones((2, 3), np.float32), y=np.array([0, 2]))
-    done = resmem("embed", *arguments, "-o", "out.h5", cwd=folder)
+    done = resmem_process("embed", *arguments, "-o", "out.h5", cwd=folder)
     assert done.status == status, done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert words in done.stderr
     assert not list(folder.glob("*out.h5*"))
 
 
-def test_queries_of_another_checkpoint_are_refused(tmp_path: Path, resmem: Resmem) -> None:
+def test_queries_of_another_checkpoint_are_refused(tmp_path: Path, resmem_process: Resmem) -> None:
     for name in ("digits.safetensors", "digits_train.npz", "digits_test.npz", "train_digits.py"):
         shutil.copy(ROOT / "sample_data" / name, tmp_path)
     embed = ["--arch", "train_digits:make_network"]
-    train = resmem("embed", "digits.safetensors", "digits_train.npz", *embed, "-o", "train.h5", cwd=tmp_path)
+    train = resmem_process(
+        "embed", "digits.safetensors", "digits_train.npz", *embed, "-o", "train.h5", cwd=tmp_path
+    )
     assert train.status == 0, train.stderr
     other = "import torch, train_digits; from safetensors.torch import save_file; "
     other += "save_file(train_digits.make_network().state_dict(), 'other.safetensors')"
     subprocess.run([sys.executable, "-c", other], cwd=tmp_path, check=True)
-    resmem("embed", "other.safetensors", "digits_test.npz", *embed, "-o", "test.h5", cwd=tmp_path)
-    resmem("residualize", "train.h5", "-o", "r.h5", cwd=tmp_path)
-    resmem("index", "train.h5", "-o", "i.h5", cwd=tmp_path)
-    done = resmem("predict", "test.h5", "--index", "i.h5", "--residuals", "r.h5", cwd=tmp_path)
+    resmem_process("embed", "other.safetensors", "digits_test.npz", *embed, "-o", "test.h5", cwd=tmp_path)
+    resmem_process("residualize", "train.h5", "-o", "r.h5", cwd=tmp_path)
+    resmem_process("index", "train.h5", "-o", "i.h5", cwd=tmp_path)
+    done = resmem_process("predict", "test.h5", "--index", "i.h5", "--residuals", "r.h5", cwd=tmp_path)
     assert done.status == 65
     assert "checkpoint" in done.stderr

@@ -69,11 +69,11 @@ def test_the_size_of_the_blocks_changes_nothing(
 
 
 def test_the_number_of_threads_changes_nothing(
-    tmp_path: Path, pipeline: Pipeline, memory: Memory, resmem: Resmem
+    tmp_path: Path, pipeline: Pipeline, memory: Memory, resmem_process: Resmem
 ) -> None:
     for threads in ("1", "2"):
         options = ["-k", "20", "-o", tmp_path / f"{threads}.h5"]
-        done = resmem("predict", pipeline.test, *memory, *options, env={"OMP_NUM_THREADS": threads})
+        done = resmem_process("predict", pipeline.test, *memory, *options, env={"OMP_NUM_THREADS": threads})
         assert done.status == 0
     assert (tmp_path / "1.h5").read_bytes() == (tmp_path / "2.h5").read_bytes()
 

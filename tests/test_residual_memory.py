@@ -84,7 +84,7 @@ def test_the_default_sigma_is_a_share_of_the_distance_to_the_53rd_other_row(arra
     memory = ResidualMemory.fit(embeddings, logits, labels)
     wide = embeddings.astype(np.float64)
     distances = np.sqrt(np.square(wide[:, None] - wide).sum(axis=2))
-    assert memory.sigma == pytest.approx(0.18 * np.median(np.sort(distances, axis=1)[:, 53]))
+    assert memory.distance_scale == pytest.approx(np.median(np.sort(distances, axis=1)[:, 53]))
 
 
 def test_the_default_sigma_goes_with_the_scale_of_the_embeddings(arrays):
@@ -97,10 +97,12 @@ def test_the_default_sigma_goes_with_the_scale_of_the_embeddings(arrays):
 
 
 @pytest.mark.parametrize("n", [1, 3])
-def test_identical_rows_have_a_sigma_too(n):
+def test_identical_rows_have_no_default_sigma(n):
     memory = ResidualMemory.fit(np.ones((n, 2), np.float32), LOGITS[:n], LABELS[:n])
-    assert memory.sigma > 0
-    prediction = memory.predict(np.zeros((1, 2), np.float32), LOGITS[:1], k=n)
+    query = np.zeros((1, 2), np.float32)
+    with pytest.raises(UsageError, match="no default sigma"):
+        memory.predict(query, LOGITS[:1], k=n)
+    prediction = memory.predict(query, LOGITS[:1], k=n, sigma=1)
     assert prediction.predicted.tolist() == [0]
 
 
@@ -154,7 +156,7 @@ class TestRefusals:
     def test_training_arrays_that_are_not_finite(self, name, bad):
         arrays = {"embeddings": EMBEDDINGS.copy(), "logits": LOGITS.copy()}
         arrays[name][1, 0] = bad
-        with pytest.raises(DataError, match=f"{name} hold NaN or infinity"):
+        with pytest.raises(DataError, match=f"row 1 of the {name} is not finite"):
             ResidualMemory.fit(**arrays, labels=LABELS)
 
     def test_labels_that_name_no_class(self):
@@ -179,7 +181,7 @@ class TestRefusals:
 
     def test_query_embeddings_that_are_not_finite(self):
         memory = ResidualMemory.fit(EMBEDDINGS, LOGITS, LABELS)
-        with pytest.raises(DataError, match="query 0 holds NaN"):
+        with pytest.raises(DataError, match="row 0 of the embeddings is not finite"):
             memory.predict(np.array([[np.nan]], np.float32), LOGITS[:1], k=1)
 
     @pytest.mark.parametrize("k", [0, 4])

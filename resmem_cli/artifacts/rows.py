@@ -90,6 +90,10 @@ class MappedRows(BlockRows):
         offset = dataset.id.get_offset()
         if offset is None:
             raise DataError("not contiguous", file=path, field=self._name, remedy=DAMAGED)
+        if offset + dataset.nbytes > dataset.file.id.get_filesize():
+            raise DataError(
+                "its rows lie beyond the end of the file", file=path, field=self._name, remedy=DAMAGED
+            )
         # The descriptor that HDF5 itself opened: by name, the file could have been replaced meanwhile.
         pages = mmap.mmap(dataset.file.id.get_vfd_handle(), 0, access=mmap.ACCESS_READ)
         self._map: NDArray[Any] = np.ndarray(dataset.shape, dataset.dtype, buffer=pages, offset=offset)

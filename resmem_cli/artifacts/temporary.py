@@ -30,11 +30,15 @@ class TemporaryFile:
     """
 
     def __init__(self, target: Path, *, clobber: bool = True) -> None:
-        self.target = target
+        try:
+            _check_target(target, clobber=clobber)
+            # A link as output stays a link: what it points to is replaced.
+            self.target = target.resolve()
+        except OSError as error:
+            raise output_error(target, error) from error
         self.clobber = clobber
-        _check_target(target, clobber=clobber)
-        sweep(target.parent)
-        self.path, self._descriptor = _create(target)
+        sweep(self.target.parent)
+        self.path, self._descriptor = _create(self.target)
 
     def commit(self) -> None:
         """Put the file in the target's place, durably.
@@ -129,7 +133,7 @@ def _exists_error(target: Path) -> OutputError:
 
 def _create(target: Path) -> tuple[Path, int]:
     while True:
-        path = target.parent / f".{target.name}.{secrets.token_hex(4)}{_SUFFIX}"
+        path = target.parent / f".{secrets.token_hex(8)}{_SUFFIX}"
         _unfinished.add(path)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)

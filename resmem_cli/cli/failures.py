@@ -33,40 +33,25 @@ def run_and_exit(command: Callable[[], int | None]) -> NoReturn:
         Gives an exit status, or None for 0.
     """
     _listen()
-    status = 1
     try:
         status = command() or 0
         sys.stdout.flush()
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1
     except (Exception, Interrupted) as error:
-        if _Received.number is None:
-            status = _explain(error)
+        status = 1 if _Received.number is not None else tell(error)
         if isinstance(error, OutputError):
-            # After a failed write HDF5 crashes in its own clean-up at exit; there is nothing left to clean.
-            _leave_at_once(status)
+            # After a failed write HDF5 crashes when its objects are freed, so they are not.
+            sys.stderr.flush()
+            os._exit(status)
     if _Received.number is not None:
         discard_unfinished()
         _die_of(_Received.number)
     sys.exit(status)
 
 
-def _listen() -> None:
-    for number in _SIGNALS:
-        # A signal that the caller ignores, as nohup does with SIGHUP, stays ignored.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _receive)
-
-
-def _receive(number: int, frame: FrameType | None) -> NoReturn:
-    # Remembered, because a library may turn the exception into one of its own, as faiss does.
-    _Received.number = signal.Signals(number)
-    signal.signal(number, signal.SIG_DFL)
-    raise Interrupted
-
-
-def _explain(error: BaseException) -> int:
-    """Print one line for an error that was foreseen, a traceback for one that was not."""
+def tell(error: BaseException) -> int:
+    """Print one line for an error that was foreseen, a traceback for one that was not; give the status."""
     known = _as_resmem_error(error)
     if known is not None:
         _print(str(known))
@@ -83,6 +68,20 @@ def _explain(error: BaseException) -> int:
     return 1
 
 
+def _listen() -> None:
+    for number in _SIGNALS:
+        # A signal that the caller ignores, as nohup does with SIGHUP, stays ignored.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _receive)
+
+
+def _receive(number: int, frame: FrameType | None) -> NoReturn:
+    # Remembered, because a library may turn the exception into one of its own, as faiss does.
+    _Received.number = signal.Signals(number)
+    signal.signal(number, signal.SIG_DFL)
+    raise Interrupted
+
+
 def _as_resmem_error(error: BaseException) -> ResmemError | None:
     if isinstance(error, ResmemError):
         return error
@@ -95,12 +94,6 @@ def _as_resmem_error(error: BaseException) -> ResmemError | None:
 
 def _print(line: str) -> None:
     sys.stderr.write(f"resmem: error: {line}\n")
-
-
-def _leave_at_once(status: int) -> NoReturn:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 def _die_of(number: signal.Signals) -> NoReturn:

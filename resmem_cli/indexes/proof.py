@@ -17,7 +17,7 @@ EXTRA_CANDIDATES = 32
 _FEW_EXTRA = 4  # nearly always enough, and re-ranking takes time in proportion
 _RERANK_ELEMENTS = 1 << 16  # float64 differences at a time, to stay in the processor's cache
 _SUM_COLUMNS = 1 << 12  # einsum cuts longer sums at the ends of its buffers, wherever those fall in a row
-_SCAN_ROWS = 1 << 14
+_SCAN_ELEMENTS = 1 << 21  # values of the memory looked at together by a scan
 _UNIT = 2.0**-24  # half the distance from 1 to the next float32
 _UNDERFLOW = 2.0**-100  # far above what products below float32's range can lose in a sum
 _OVERFLOW = 2.0**120  # squares of larger sums come near the end of float32's range
@@ -178,10 +178,11 @@ def _scan(
     memory: CentredMemory,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Search all rows for one query: those that rounding allows to lie within `reach`, by true distances."""
+    step = max(1, _SCAN_ELEMENTS // memory.centred.shape[1])
     with np.errstate(over="ignore", invalid="ignore"):
         limit = reach**2 * (1 + 1e-12) + float(_rounding(np.array(norm), np.array(reach), memory))
         possible = []
-        for block in row_blocks(len(memory.centred), _SCAN_ROWS):
+        for block in row_blocks(len(memory.centred), step):
             centred = memory.centred[block]
             squares = np.einsum("nd,nd->n", centred, centred) - 2 * (centred @ centred_query) + norm**2
             # Negated, so that a NaN counts as possible.
@@ -190,7 +191,7 @@ def _scan(
     distances = np.concatenate(
         [
             true_distances(query[None], rows[block][None], vectors=memory.vectors)[0]
-            for block in row_blocks(len(rows), _SCAN_ROWS)
+            for block in row_blocks(len(rows), step)
         ]
     )
     if len(rows) > k:

@@ -32,8 +32,8 @@ class ResidualMemory:
         Their classes.
     temperature : float
         Of the residuals, and so of the predictions.
-    sigma : float
-        The default, 0.18 × the memory's distance scale.
+    distance_scale : float
+        Median distance from memory rows to their 53rd other neighbour; the default sigma is 0.18 × it.
 
     Examples
     --------
@@ -49,7 +49,7 @@ class ResidualMemory:
     residuals: NDArray[np.float32]
     labels: NDArray[np.int32]
     temperature: float
-    sigma: float
+    distance_scale: float
 
     @classmethod
     def fit(
@@ -81,18 +81,14 @@ class ResidualMemory:
                 expected="(n, d), (n, C) and (n,)",
                 found=f"{embeddings.shape}, {logits.shape} and {labels.shape}",
             )
-        for name, values in (("embeddings", embeddings), ("logits", logits)):
-            if not np.isfinite(values).all():
-                raise DataError(f"{name} hold NaN or infinity", remedy="remove or repair those rows")
-        residuals = compute_residuals(logits, labels, temperature=temperature)
-        index = ExactIndex.build(np.ascontiguousarray(embeddings, np.float32))
+        residuals = compute_residuals(_as_float32(logits, "logits"), labels, temperature=temperature)
+        index = ExactIndex.build(_as_float32(embeddings, "embeddings"))
         scale = measure_distance_scale(index)["median"]
-        sigma = default_sigma(scale) if scale > 0 else 1.0
-        return cls(index, residuals, labels.astype(np.int32), temperature, sigma)
+        return cls(index, residuals, labels.astype(np.int32), temperature, scale)
 
     def neighbors(self, embeddings: NDArray[Any], *, k: int = 53) -> Neighbors:
         """Find the k nearest remembered examples of each row of (n_queries, d) embeddings."""
-        return self.index.search(np.ascontiguousarray(embeddings, np.float32), k)
+        return self.index.search(_as_float32(embeddings, "embeddings"), k)
 
     def predict(
         self,
@@ -119,9 +115,9 @@ class ResidualMemory:
         Raises
         ------
         UsageError
-            If k or sigma is out of range.
+            If k or sigma is out of range, or the memory has no distance scale to take sigma from.
         DataError
-            If the arrays have other dimensions than the memory's.
+            If the arrays have other dimensions than the memory's, or are not finite.
         """
         if logits.shape != (len(embeddings), self.residuals.shape[1]):
             raise DataError(
@@ -131,12 +127,24 @@ class ResidualMemory:
             )
         found = self.neighbors(embeddings, k=k)
         return predict_from_neighbors(
-            logits,
+            _as_float32(logits, "logits"),
             rows=found.rows,
             distances=found.distances,
             neighbor_labels=self.labels[found.rows],
             residuals=DenseMemory(self.residuals),
-            sigma=self.sigma if sigma is None else sigma,
+            sigma=default_sigma(self.distance_scale) if sigma is None else sigma,
             temperature=self.temperature,
             method=method,
         )
+
+
+def _as_float32(values: NDArray[Any], name: str) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        cast = np.ascontiguousarray(values, np.float32)
+    finite = np.isfinite(cast.reshape(len(cast), -1)).all(axis=1)
+    if not finite.all():
+        raise DataError(
+            f"row {int(np.argmin(finite)):,} of the {name} is not finite in float32",
+            remedy="remove or repair it",
+        )
+    return cast
