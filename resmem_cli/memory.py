@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resmem_cli.residuals import TopResiduals, decode_values, softmax
+from resmem_cli.threads import for_each_block
 from resmem_cli.types import Method, row_blocks
 from resmem_cli.weights import neighbor_weights
 
@@ -52,11 +53,14 @@ class DenseMemory:
         """
         n_classes = self.residuals.shape[1]
         mixed = np.zeros((len(rows), n_classes), np.float32)
-        for block in row_blocks(len(rows), max(1, _MIX_ELEMENTS // n_classes)):
+
+        def mix_block(block: slice) -> None:
             for rank in range(rows.shape[1]):
                 terms = self.residuals.take(rows[block, rank], axis=0)
                 terms *= weights[block, rank, None]
                 mixed[block] += terms
+
+        for_each_block(mix_block, row_blocks(len(rows), max(1, _MIX_ELEMENTS // n_classes)))
         return mixed
 
 
@@ -70,9 +74,8 @@ class TopMemory:
         """Compute eq. 7 from the stored entries; parameters and result as in `DenseMemory.mix`."""
         n_classes = self.top.n_classes
         mixed = np.empty((len(rows), n_classes), np.float32)
-        for block in row_blocks(
-            len(rows), max(1, _MIX_ELEMENTS // rows.shape[1] // self.top.values.shape[1])
-        ):
+
+        def mix_block(block: slice) -> None:
             classes = self.top.classes[rows[block]].astype(np.int64)
             values = decode_values(self.top.values[rows[block]])
             values *= weights[block, :, None]
@@ -81,6 +84,9 @@ class TopMemory:
             mixed[block] = np.bincount(
                 classes.ravel(), weights=values.ravel(), minlength=n_queries * n_classes
             ).reshape(n_queries, n_classes)
+
+        step = max(1, _MIX_ELEMENTS // rows.shape[1] // self.top.values.shape[1])
+        for_each_block(mix_block, row_blocks(len(rows), step))
         return mixed
 
 

@@ -27,6 +27,7 @@ HEIGHTS = {
     "residuals": 1,
     "weights": 1,
     "metrics": 1,
+    "threads": 0,
     "types": 0,
     "errors": 0,
     "version": 0,

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from resmem_cli.artifacts.provenance import DatasetDigest, digest_block
 from resmem_cli.errors import DataError
+from resmem_cli.threads import for_each_block
+from resmem_cli.types import row_blocks
 
 DAMAGED = "create it again or restore a copy"
 """What to do about a file that is not what was written."""
@@ -108,11 +110,18 @@ class MappedRows(BlockRows):
     def at(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Check the blocks of some rows and give the whole map, to be indexed with those rows."""
         if not self._checked.all():
-            self._check_blocks(np.unique(rows // self._digest.block_rows))
+            wanted = np.zeros(self._digest.n_blocks, dtype=bool)
+            wanted[rows // self._digest.block_rows] = True
+            self._check_blocks(np.flatnonzero(wanted))
         return self._map
 
     def _check_blocks(self, blocks: NDArray[np.int64]) -> None:
         size = self._digest.block_rows
-        for block in blocks[~self._checked[blocks]]:
-            self._check(block, self._map[block * size : (block + 1) * size])
-            self._checked[block] = True
+        unchecked = blocks[~self._checked[blocks]]
+
+        def check(part: slice) -> None:
+            for block in unchecked[part]:
+                self._check(block, self._map[block * size : (block + 1) * size])
+
+        for_each_block(check, row_blocks(len(unchecked), 8))
+        self._checked[unchecked] = True

@@ -67,6 +67,8 @@ def run(
         options.output_path(output, "report", *predictions)
     result = analyze(predictions, output=output, clobber=not no_clobber, n_examples=examples)
     runs = result.summary["runs"]
+    if output is not None:
+        console.notice(f"wrote {output}", quiet=quiet)
     if json:
         console.emit_json(result)
     else:
@@ -81,8 +83,6 @@ def run(
             if one[kind]
         ]
         console.emit("".join(f"\n{section}\n" for section in sections))
-    if output is not None:
-        console.notice(f"wrote {output}", quiet=quiet)
     if fail_under_gain is not None:
         for path, one in zip(predictions, runs, strict=True):
             if 100 * one["gain"] < fail_under_gain:

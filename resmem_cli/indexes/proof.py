@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resmem_cli.indexes.base import Neighbors
+from resmem_cli.threads import for_each_block
 from resmem_cli.types import row_blocks
 
 EXTRA_CANDIDATES = 32
@@ -135,11 +136,14 @@ def true_distances(
     d = vectors.shape[1]
     distances = np.zeros((n_queries, m), np.float64)
     step = max(1, _RERANK_ELEMENTS // (m * d))
-    for block in row_blocks(n_queries, step):
+
+    def compare(block: slice) -> None:
         differences = np.subtract(vectors[rows[block]], queries[block, None, :], dtype=np.float64)
         for columns in row_blocks(d, _SUM_COLUMNS):
             part = differences[:, :, columns]
             distances[block] += np.einsum("qmd,qmd->qm", part, part)
+
+    for_each_block(compare, row_blocks(n_queries, step))
     np.sqrt(distances, out=distances)
     distances[rows < 0] = np.inf
     return distances
@@ -158,14 +162,14 @@ def _rounding(
 def _order(
     rows: NDArray[np.int64], distances: NDArray[np.float64], k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    order = np.argsort(distances, axis=1, kind="stable")
-    ordered = np.take_along_axis(distances, order, axis=1)
-    # Sorting by two keys takes several times as long, so it is done only where distances tie.
-    tied = np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))
-    if len(tied):
-        order[tied] = np.lexsort((rows[tied], distances[tied]), axis=1)
-    order = order[:, :k]
-    return np.take_along_axis(rows, order, axis=1), np.take_along_axis(distances, order, axis=1)
+    """Sort each query's candidates by (distance, row) and keep the first k."""
+    # The float32 search leaves nearly all of them in order.
+    unsorted = np.flatnonzero(~(distances[:, 1:] > distances[:, :-1]).all(axis=1))
+    first_rows, first_distances = rows[:, :k].copy(), distances[:, :k].copy()
+    order = np.lexsort((rows[unsorted], distances[unsorted]), axis=1)[:, :k]
+    first_rows[unsorted] = np.take_along_axis(rows[unsorted], order, axis=1)
+    first_distances[unsorted] = np.take_along_axis(distances[unsorted], order, axis=1)
+    return first_rows, first_distances
 
 
 def _scan(
