@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import json
 import os
@@ -19,6 +20,19 @@ from numpy.typing import NDArray
 
 from resmem_cli.cli.failures import tell
 from resmem_cli.cli.main import app
+
+# Modules whose every test needs an optional package.
+NEEDS = {
+    "torch": ("test_models_*.py", "test_arrays_*.py", "test_cli_embed.py", "test_readme.py"),
+    "pyarrow": ("test_arrays_*.py",),
+}
+MISSING = [package for package in NEEDS if importlib.util.find_spec(package) is None]
+collect_ignore_glob = [pattern for package in MISSING for pattern in NEEDS[package]]
+
+
+def pytest_report_header() -> list[str]:
+    return [f"skipped, for {package} is not installed: {', '.join(NEEDS[package])}" for package in MISSING]
+
 
 N_TRAIN, N_TEST, D, C = 300, 80, 8, 5
 
