@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -113,3 +115,14 @@ class BusyError(ResmemError):
     """Something that holds only now: a file another program keeps locked."""
 
     exit_code = 75
+
+
+@contextmanager
+def naming_file(file: str | Path) -> Iterator[None]:
+    """Put a file's name on errors of code that sees only its arrays."""
+    try:
+        yield
+    except ResmemError as error:
+        if error.file is None:
+            raise error.in_file(file) from error
+        raise

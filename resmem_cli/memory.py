@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from resmem_cli.errors import DataError
 from resmem_cli.residuals import TopResiduals, decode_values, softmax
 from resmem_cli.threads import for_each_block
 from resmem_cli.types import Method, row_blocks
@@ -77,6 +78,8 @@ class TopMemory:
 
         def mix_block(block: slice) -> None:
             classes = self.top.classes[rows[block]].astype(np.int64)
+            if classes.min() < 0 or classes.max() >= n_classes:
+                raise DataError("top residuals of no class", expected=f"0 to {n_classes - 1}")
             values = decode_values(self.top.values[rows[block]])
             values *= weights[block, :, None]
             n_queries = len(classes)

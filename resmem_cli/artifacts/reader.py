@@ -120,6 +120,22 @@ class Artifact:
         """Read a whole dataset, or give None where the file has none of that name."""
         return self.read(name) if name in self else None
 
+    def number(self, *keys: str) -> float:
+        """Find a number among the parameters, by the keys that lead to it.
+
+        Raises
+        ------
+        DataError
+            If there is none, or not a finite one.
+        """
+        value: Any = self.parameters
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            field = ".".join(("parameters", *keys))
+            raise DataError("not a number", file=self.path, field=field, found=value, remedy=DAMAGED)
+        return value
+
     def input_digest(self, role: str) -> str:
         """Digest of the input of that role.
 

@@ -10,6 +10,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from resmem_cli.errors import DataError
 from resmem_cli.indexes.base import Index, Neighbors, check_search, index_kind
 from resmem_cli.indexes.proof import EXTRA_CANDIDATES, CentredMemory, nearest
 from resmem_cli.types import row_blocks
@@ -28,6 +29,11 @@ class ExactIndex(Index):
         The memory; kept, not copied. A centred float32 copy is made for the search.
     mean : (d,) float64
         The mean row.
+
+    Raises
+    ------
+    DataError
+        If a row holds NaN or infinity.
     """
 
     def __init__(self, vectors: NDArray[Any], mean: NDArray[np.float64]) -> None:
@@ -35,6 +41,10 @@ class ExactIndex(Index):
         centred = np.empty(vectors.shape, np.float32)
         largest = 0.0
         for block in row_blocks(len(vectors), _MEAN_ROWS):
+            finite = np.isfinite(vectors[block]).all(axis=1)
+            if not finite.all():
+                row = block.start + int(np.argmin(finite))
+                raise DataError(f"row {row:,} holds NaN or infinity", remedy="remove or repair it")
             centred[block] = self._centre(vectors[block])
             squares = np.einsum("nd,nd->n", centred[block], centred[block], dtype=np.float64)
             largest = max(largest, float(squares.max()))

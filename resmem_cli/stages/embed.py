@@ -13,7 +13,7 @@ from resmem_cli.arrays.embedding_arrays import InputArrays, open_input_arrays
 from resmem_cli.artifacts.formats import EMBEDDINGS
 from resmem_cli.artifacts.provenance import InputRecord, file_digest
 from resmem_cli.artifacts.writer import ArtifactWriter
-from resmem_cli.errors import DataError, UsageError
+from resmem_cli.errors import DataError, UsageError, naming_file
 from resmem_cli.types import ArraySelection, Progress, StageResult, no_progress, row_blocks
 
 if TYPE_CHECKING:
@@ -130,12 +130,8 @@ def _write_activations(
     d = n_classes = 0
     for block in progress(row_blocks(source.n, batch_rows), "embedding"):
         rows = source.inputs.read(block.start, block.stop)
-        try:
+        with naming_file(inputs):
             embeddings, logits = capture.run(rows, first_row=block.start)
-        except DataError as error:
-            if error.file is None:
-                raise error.in_file(inputs) from error
-            raise
         if block.start == 0:
             d, n_classes = embeddings.shape[1], logits.shape[1]
             writer.create("embeddings", (source.n, d), np.float32)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from resmem_cli.artifacts.provenance import InputRecord
 from resmem_cli.artifacts.reader import Artifact
@@ -20,50 +21,44 @@ def check_lineage(index_file: Artifact, memory_file: Artifact, source: Embedding
         Naming both files and both values.
     """
     logits = source.require_logits()
-    facts: list[tuple[str, Artifact, Any, Path, Any, str]] = [
-        (
-            "made from the same embeddings",
-            index_file,
-            index_file.input_digest("embeddings"),
-            memory_file.path,
-            memory_file.input_digest("embeddings"),
-            "make index and residuals from one file",
-        ),
-        ("of one dimension", index_file, index_file.dimensions["d"], source.path, source.d, "use one layer"),
-        (
-            "of the same number of classes",
-            memory_file,
-            memory_file.parameters["n_classes"],
-            source.path,
-            logits.shape[1],
-            "use one network",
-        ),
-    ]
-    if source.encoder is not None and index_file.parameters.get("encoder") is not None:
-        facts += [
-            (
-                f"embedded with the same {name}",
-                index_file,
-                index_file.parameters["encoder"].get(name),
-                source.path,
+    index, memory, queries = index_file.path, memory_file.path, source.path
+    digests = (index_file.input_digest("embeddings"), memory_file.input_digest("embeddings"))
+    rows = (index_file.dimensions["n"], memory_file.dimensions["n"])
+    remedy = "make index and residuals from one file"
+    _same("embeddings", index, digests[0], memory, digests[1], remedy=remedy)
+    _same("number of rows", index, rows[0], memory, rows[1], remedy=remedy)
+    _same(
+        "dimension",
+        index,
+        index_file.dimensions["d"],
+        queries,
+        source.d,
+        remedy="use one layer of one network",
+    )
+    n_classes = memory_file.parameters["n_classes"]
+    _same("number of classes", memory, n_classes, queries, logits.shape[1], remedy="use one network")
+    made_by = index_file.parameters.get("encoder")
+    if isinstance(source.encoder, dict) and isinstance(made_by, dict):
+        for name in ("checkpoint_digest", "layer"):
+            remedy = "embed both with one checkpoint and layer"
+            _same(
+                name.replace("_", " "),
+                index,
+                made_by.get(name),
+                queries,
                 source.encoder.get(name),
-                "embed both with one checkpoint and layer",
-            )
-            for name in ("checkpoint_digest", "layer")
-        ]
-    for what, artifact, expected, other, found, remedy in facts:
-        if expected != found:
-            raise DataError(
-                f"not {what} as {artifact.path}",
-                file=other,
-                expected=_short(expected),
-                found=_short(found),
                 remedy=remedy,
             )
     names = memory_file.read_optional("class_names")
     if source.class_names is not None and names is not None and list(names) != list(source.class_names):
-        raise DataError(
-            f"class names differ from those of {memory_file.path}", file=source.path, field="class_names"
+        differs = int(np.argmax(names != source.class_names))
+        _same(
+            "class names",
+            memory,
+            names[differs],
+            queries,
+            source.class_names[differs],
+            remedy="use one network",
         )
 
 
@@ -75,6 +70,17 @@ def artifact_record(role: str, artifact: Artifact) -> InputRecord:
         format=artifact.header.format.name,
         digest=artifact.header.content_digest,
     )
+
+
+def _same(what: str, one: Path, expected: object, other: Path, found: object, *, remedy: str) -> None:
+    if expected != found:
+        raise DataError(
+            f"not the same {what} as {one}",
+            file=other,
+            expected=_short(expected),
+            found=_short(found),
+            remedy=remedy,
+        )
 
 
 def _short(value: object) -> str:

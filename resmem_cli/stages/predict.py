@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resmem_cli.artifacts.formats import INDEX, PREDICTIONS, RESIDUALS
-from resmem_cli.artifacts.reader import Artifact, open_artifact
+from resmem_cli.artifacts.reader import open_artifact
 from resmem_cli.artifacts.writer import ArtifactWriter
-from resmem_cli.errors import DataError, UsageError
-from resmem_cli.indexes.base import Index, index_kinds
-from resmem_cli.memory import DenseMemory, Prediction, Residuals, TopMemory, predict_from_neighbors
-from resmem_cli.residuals import TopResiduals, largest_entries
+from resmem_cli.errors import UsageError
+from resmem_cli.indexes.base import Index
+from resmem_cli.memory import Prediction, predict_from_neighbors
+from resmem_cli.residuals import largest_entries
 from resmem_cli.stages.lineage import artifact_record, check_lineage
 from resmem_cli.stages.sources import EmbeddingSource, open_embeddings
+from resmem_cli.stages.stored_memory import StoredMemory, load_index
 from resmem_cli.stages.streaming import search_rows
 from resmem_cli.types import ArraySelection, Method, Progress, StageResult, no_progress, row_blocks
 from resmem_cli.weights import check_sigma, default_sigma
@@ -104,13 +104,13 @@ def predict(
                 expected=f"1 to {n_classes:,} (the classes)",
                 found=config.top_scores,
             )
-        sigma = config.sigma or default_sigma(index_file.parameters["distance_scale"]["median"])
-        temperature = float(memory_file.parameters["temperature"])
+        sigma = config.sigma or default_sigma(index_file.number("distance_scale", "median"))
+        memory = StoredMemory(memory_file)
         parameters = {
             "method": str(config.method),
             "k": k,
             "sigma": sigma,
-            "temperature": temperature,
+            "temperature": memory.temperature,
             "n_classes": n_classes,
             "n_memory": n,
             "top_scores": config.top_scores,
@@ -128,7 +128,7 @@ def predict(
                 clobber=clobber,
             )
         )
-        run = _Run(index_file, memory_file, source, config=config, sigma=sigma, temperature=temperature)
+        run = _Run(load_index(index_file), memory, source, config=config, sigma=sigma)
         run.write(writer, progress)
     summary = {
         "queries": source.n,
@@ -137,7 +137,7 @@ def predict(
         "k": k,
         "sigma": sigma,
         "sigma_from": "--sigma" if config.sigma else "the index's distance scale",
-        "temperature": temperature,
+        "temperature": memory.temperature,
         **run.accuracies(),
         "queries_scanned": run.n_scanned,
     }
@@ -149,25 +149,22 @@ class _Run:
 
     def __init__(
         self,
-        index_file: Artifact,
-        memory_file: Artifact,
+        index: Index,
+        memory: StoredMemory,
         source: EmbeddingSource,
         *,
         config: PredictConfig,
         sigma: float,
-        temperature: float,
     ) -> None:
         self._config = config
         self._sigma = sigma
-        self._temperature = temperature
         self._source = source
         self._logits = source.require_logits()
-        self._labels = memory_file.read("labels")
         self._class_names = source.class_names
         if self._class_names is None:
-            self._class_names = memory_file.read_optional("class_names")
-        self._index = load_index(index_file)
-        self._memory = _StoredResiduals(memory_file)
+            self._class_names = memory.class_names
+        self._index = index
+        self._memory = memory
         self._n_right = dict.fromkeys(("base_accuracy", "knn_accuracy", "accuracy"), 0)
         self.n_scanned = 0
 
@@ -203,7 +200,7 @@ class _Run:
 
     def _write_block(self, writer: ArtifactWriter, block: slice) -> None:
         found = self._index.search(self._source.embeddings.read(block.start, block.stop), self._config.k)
-        labels = self._labels[found.rows]
+        labels = self._memory.labels[found.rows]
         prediction = predict_from_neighbors(
             self._logits.read(block.start, block.stop),
             rows=found.rows,
@@ -211,7 +208,7 @@ class _Run:
             neighbor_labels=labels,
             residuals=self._memory,
             sigma=self._sigma,
-            temperature=self._temperature,
+            temperature=self._memory.temperature,
             method=self._config.method,
         )
         writer.append("predicted", prediction.predicted)
@@ -249,51 +246,6 @@ class _Run:
             **shares,
             "gain": (self._n_right["accuracy"] - self._n_right["base_accuracy"]) / self._source.n,
         }
-
-
-class _StoredResiduals:
-    """Residuals of an artifact, mapped; only blocks that hold a neighbour are read and checked."""
-
-    def __init__(self, memory_file: Artifact) -> None:
-        self._n_classes = int(memory_file.parameters["n_classes"])
-        self._dense = memory_file.mapped("residuals") if "residuals" in memory_file else None
-        self._top = (
-            (memory_file.mapped("top/classes"), memory_file.mapped("top/values"))
-            if self._dense is None
-            else None
-        )
-
-    def mix(self, rows: NDArray[np.int64], weights: NDArray[np.float32]) -> NDArray[np.float32]:
-        memory: Residuals
-        if self._top is not None:
-            classes, values = (mapped.at(rows) for mapped in self._top)
-            memory = TopMemory(TopResiduals(classes, values, self._n_classes))
-        elif self._dense is not None:
-            memory = DenseMemory(self._dense.at(rows))
-        return memory.mix(rows, weights)
-
-
-def load_index(index_file: Artifact) -> Index:
-    """Load the index of an open index artifact.
-
-    Raises
-    ------
-    DataError
-        If its kind is unknown.
-    """
-    kinds = index_kinds()
-    kind = index_file.parameters["kind"]
-    if kind not in kinds:
-        raise DataError(
-            "unknown kind of index",
-            file=index_file.path,
-            field="kind",
-            expected=f"one of {', '.join(kinds)}",
-            found=kind,
-            remedy="upgrade resmem-cli",
-        )
-    names = [name for name in index_file.shapes if name != "ids"]
-    return kinds[kind].from_datasets({name: index_file.read(name) for name in names})
 
 
 def _check_config(config: PredictConfig) -> None:

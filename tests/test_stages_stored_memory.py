@@ -1,0 +1,113 @@
+"""Artifacts whose digests hold but whose content can't be: made by another program, or on purpose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import C, Pipeline, Resmem
+from numpy.typing import NDArray
+
+from resmem_cli import open_artifact
+from resmem_cli.artifacts.formats import INDEX, RESIDUALS
+from resmem_cli.artifacts.writer import ArtifactWriter
+
+
+def forge(
+    source: Path, target: Path, *, parameters: dict[str, Any] | None = None, **datasets: NDArray[Any]
+) -> None:
+    """Copy an artifact with other values, whole and with valid digests."""
+    with open_artifact(source) as artifact:
+        header = artifact.header
+        values = {name: artifact.read(name) for name in artifact.shapes} | datasets
+    with ArtifactWriter(
+        target, header.format, inputs=header.inputs, parameters={**header.parameters, **(parameters or {})}
+    ) as writer:
+        for spec in header.format.datasets:
+            if spec.path in values:
+                writer.write(spec.path, values[spec.path])
+
+
+def changed(path: Path, name: str, value: Any) -> NDArray[Any]:
+    with open_artifact(path) as artifact:
+        values = np.array(artifact.read(name))
+    values.flat[7] = value
+    return values
+
+
+def predict(resmem: Resmem, pipeline: Pipeline, folder: Path, **memory: Path) -> str:
+    files = {"index": pipeline.index, "residuals": pipeline.residuals} | memory
+    options = ["--index", files["index"], "--residuals", files["residuals"], "-o", folder / "p.h5"]
+    done = resmem("predict", pipeline.test, *options)
+    assert done.status == 65, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (folder / "p.h5").exists()
+    return done.stderr
+
+
+@pytest.mark.parametrize("label", [-1, C])
+def test_labels_that_name_no_class_are_refused(
+    label: int, tmp_path: Path, pipeline: Pipeline, resmem: Resmem
+) -> None:
+    forged = tmp_path / "forged.h5"
+    forge(pipeline.residuals, forged, labels=changed(pipeline.residuals, "labels", label))
+    assert "labels" in predict(resmem, pipeline, tmp_path, residuals=forged)
+
+
+def test_residuals_that_are_not_finite_are_refused(
+    tmp_path: Path, pipeline: Pipeline, resmem: Resmem
+) -> None:
+    forged = tmp_path / "forged.h5"
+    with open_artifact(pipeline.residuals) as artifact:
+        residuals = np.full_like(artifact.read("residuals"), np.nan)
+    forge(pipeline.residuals, forged, residuals=residuals)
+    assert "forged.h5: residuals" in predict(resmem, pipeline, tmp_path, residuals=forged)
+
+
+def test_top_residuals_of_a_class_that_there_is_not_are_refused(
+    tmp_path: Path, pipeline: Pipeline, resmem: Resmem
+) -> None:
+    top, forged = tmp_path / "top.h5", tmp_path / "forged.h5"
+    assert resmem("residualize", pipeline.train, "--top", "2", "-o", top).status == 0
+    with open_artifact(top) as artifact:
+        classes = np.full_like(artifact.read("top/classes"), C)
+    forge(top, forged, **{"top/classes": classes})
+    assert "forged.h5: top residuals" in predict(resmem, pipeline, tmp_path, residuals=forged)
+
+
+def test_vectors_that_are_not_finite_are_refused(tmp_path: Path, pipeline: Pipeline, resmem: Resmem) -> None:
+    forged = tmp_path / "forged.h5"
+    forge(pipeline.index, forged, vectors=changed(pipeline.index, "vectors", np.inf))
+    assert "forged.h5: row 0" in predict(resmem, pipeline, tmp_path, index=forged)
+
+
+@pytest.mark.parametrize("scale", ["wide", {"median": "wide"}, {"median": True}, None])
+def test_a_distance_scale_that_is_no_number_is_refused(
+    scale: Any, tmp_path: Path, pipeline: Pipeline, resmem: Resmem
+) -> None:
+    forged = tmp_path / "forged.h5"
+    forge(pipeline.index, forged, parameters={"distance_scale": scale})
+    assert "distance_scale.median" in predict(resmem, pipeline, tmp_path, index=forged)
+
+
+@pytest.mark.parametrize("name", ["kind", "metric"])
+def test_parameters_that_are_missing_are_refused(name: str, tmp_path: Path, pipeline: Pipeline) -> None:
+    from resmem_cli.errors import DataError
+
+    with open_artifact(pipeline.index) as artifact:
+        parameters = {key: value for key, value in artifact.parameters.items() if key != name}
+        vectors, mean = artifact.read("vectors"), artifact.read("mean")
+    writer = ArtifactWriter(tmp_path / "i.h5", INDEX, parameters=parameters)
+    writer.write("vectors", np.array(vectors))
+    writer.write("mean", mean)
+    with pytest.raises(DataError, match=name):
+        writer.__exit__(None, None, None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_forging_without_a_change_gives_the_same_content(tmp_path: Path, pipeline: Pipeline) -> None:
+    forge(pipeline.residuals, tmp_path / "copy.h5")
+    with open_artifact(tmp_path / "copy.h5", RESIDUALS) as copy, open_artifact(pipeline.residuals) as own:
+        assert copy.header == own.header
