@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         predict_from_neighbors,
     )
     from resmem_cli.metrics import Gain, compare
+    from resmem_cli.residual_memory import ResidualMemory
     from resmem_cli.residuals import TopResiduals, compute_residuals, compute_top_residuals, softmax
     from resmem_cli.stages.analyze import analyze
     from resmem_cli.stages.embed import EmbedConfig, embed
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from resmem_cli.stages.index import IndexConfig, index
     from resmem_cli.stages.info import info
     from resmem_cli.stages.predict import PredictConfig, predict
-    from resmem_cli.stages.residual_memory import ResidualMemory
     from resmem_cli.stages.residualize import ResidualizeConfig, residualize
     from resmem_cli.stages.sources import open_embeddings
     from resmem_cli.stages.verify import verify
@@ -51,7 +51,7 @@ _HOMES = {
     "Neighbors": "indexes.base",
     "PredictConfig": "stages.predict",
     "Prediction": "memory",
-    "ResidualMemory": "stages.residual_memory",
+    "ResidualMemory": "residual_memory",
     "ResidualizeConfig": "stages.residualize",
     "StageResult": "types",
     "TopMemory": "memory",

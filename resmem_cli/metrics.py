@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resmem_cli.errors import DataError
+
 _Z_95 = 1.959963984540054  # the 97.5 % point of the normal distribution
 
 
@@ -59,7 +61,18 @@ def compare(labels: NDArray[Any], base_predicted: NDArray[Any], predicted: NDArr
     ----------
     labels, base_predicted, predicted : (n,) integers
         True classes, and both predictions; n ≥ 1.
+
+    Raises
+    ------
+    DataError
+        If they are not three columns of one length.
     """
+    if not labels.shape == base_predicted.shape == predicted.shape or labels.ndim != 1 or not len(labels):
+        raise DataError(
+            "labels and predictions do not fit together",
+            expected="three arrays of shape (n,)",
+            found=f"{labels.shape}, {base_predicted.shape} and {predicted.shape}",
+        )
     n = len(labels)
     corrected, broken = changed_examples(labels, base_predicted, predicted)
     n_corrected, n_broken = len(corrected), len(broken)

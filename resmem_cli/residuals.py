@@ -156,8 +156,7 @@ def compute_top_residuals(
     """
     _check_labels(logits, labels)
     n_classes = logits.shape[1]
-    if not 1 <= top <= n_classes:
-        raise UsageError("--top out of range", expected=f"1 to {n_classes:,} (the classes)", found=top)
+    check_top(top, n_classes=n_classes)
     probabilities = softmax(logits, temperature=temperature)
     rows = np.arange(len(labels))
     own = 1 - probabilities[rows, labels]
@@ -198,6 +197,12 @@ def largest_entries(scores: NDArray[np.float32], m: int) -> NDArray[np.int64]:
         chosen = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
     order = np.argsort(-np.take_along_axis(scores, chosen, axis=1), axis=1, kind="stable")
     return np.take_along_axis(chosen, order, axis=1).astype(np.int64)
+
+
+def check_top(top: int, *, n_classes: int) -> None:
+    """Raise `UsageError` unless so many entries of a residual can be kept."""
+    if not 1 <= top <= n_classes:
+        raise UsageError("top out of range", expected=f"1 to {n_classes:,} (the classes)", found=top)
 
 
 def check_temperature(temperature: float) -> None:

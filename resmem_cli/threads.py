@@ -10,7 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 def n_threads() -> int:
     """Count the threads to use: `OMP_NUM_THREADS` where it is set, as for faiss, or else the cores."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, int(wanted)) if wanted.isdigit() else len(os.sched_getaffinity(0))
+    if wanted.isdecimal():
+        return max(1, int(wanted))
+    # Not every system tells which of its cores this process may use.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def for_each_block(work: Callable[[slice], None], blocks: Sequence[slice]) -> None:

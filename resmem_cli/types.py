@@ -26,8 +26,8 @@ class ArraySelection:
     split : str, optional
         ``train``, ``val`` or ``test``, or another name that the file's keys carry.
     embeddings, logits, probabilities, labels, ids, class_names, inputs : str, optional
-        Each a key of the main file, another file, or ``FILE:KEY``; names in common use are
-        recognised without. `inputs` is for `embed` only.
+        Each a key of the main file, another file, ``FILE:KEY``, or ``none`` to leave the array out;
+        names in common use are recognised without. `inputs` is for `embed` only.
     """
 
     split: str | None = None

@@ -59,11 +59,11 @@ def default_sigma(distance_scale: float) -> float:
     Raises
     ------
     UsageError
-        If the scale is 0: the sampled rows all have that many identical twins.
+        If the scale is 0: one row has no neighbour, and identical rows have theirs at no distance.
     """
     if not distance_scale > 0:
         raise UsageError(
-            "no default sigma: the memory's rows are too often identical",
+            "no default sigma: the memory has one row, or its rows are too often identical",
             expected="a distance scale above 0",
             found=distance_scale,
             remedy="give --sigma",

@@ -252,6 +252,17 @@ class TestProbabilities:
     def test_logits_of_one_class_are_not_judged(self, embeddings_of):
         assert embeddings_of({"z": Z, "logits": np.ones((3, 1))}).n_classes == 1
 
+    @pytest.mark.parametrize("case", ["bfloat16", "one odd row"])
+    def test_probabilities_are_told_from_logits_though_some_sums_are_off(self, embeddings_of, case):
+        weights = np.random.default_rng(0).random((200, 50)).astype(np.float32)
+        probabilities = weights / weights.sum(axis=1, keepdims=True)
+        if case == "bfloat16":
+            probabilities = (probabilities.view(np.uint32) & 0xFFFF0000).view(np.float32)
+        else:
+            probabilities[17] *= 2
+        with pytest.raises(DataError, match="these logits are probabilities"):
+            embeddings_of({"z": np.ones((200, 2)), "logits": probabilities})
+
     def test_probabilities_that_are_logits_name_the_row_and_flag(self, embeddings_of):
         with pytest.raises(DataError, match=r"probs: row 0 is no probability.*\[-1, 2\].*--logits probs"):
             embeddings_of({"z": Z, "probs": LOGITS})

@@ -16,11 +16,11 @@ from resmem_cli.artifacts.provenance import (
     content_digest,
     digest_block,
     digest_rows,
-    file_digest,
     header_digest,
 )
 from resmem_cli.artifacts.reader import open_artifact
 from resmem_cli.artifacts.writer import ArtifactWriter
+from resmem_cli.files import file_digest
 
 
 def digest_of(fmt, arrays):

@@ -163,9 +163,9 @@ def test_a_file_that_is_not_hdf5_is_no_artifact(tmp_path, content):
     assert refusal(path).problem == "not an HDF5 file"
 
 
-def test_a_missing_file_is_no_artifact(tmp_path):
-    assert not is_artifact(tmp_path / "a.h5")
-    assert not is_artifact(tmp_path)
+def test_a_missing_file_is_told(tmp_path):
+    with pytest.raises(MissingInputError, match="no such file"):
+        is_artifact(tmp_path / "a.h5")
     with pytest.raises(MissingInputError) as caught:
         open_artifact(tmp_path / "a.h5")
     assert caught.value.exit_code == 66

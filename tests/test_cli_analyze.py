@@ -87,3 +87,11 @@ def test_predictions_without_labels_are_refused(tmp_path: Path, pipeline: Pipeli
     assert done.status == 65
     assert "no labels" in done.stderr
     assert not (tmp_path / "report.h5").exists()
+
+
+def test_a_limit_of_just_the_gain_is_met(tmp_path: Path, pipeline: Pipeline, resmem: Resmem) -> None:
+    [run] = resmem("analyze", pipeline.predictions, "--json").result["runs"]
+    limit = 100 * (run["n_corrected"] - run["n_broken"]) / run["n"]
+    for limit_given, status in ((limit, 0), (limit + 0.01, 3), (float("nan"), 2)):
+        done = resmem("analyze", pipeline.predictions, "--fail-under-gain", limit_given)
+        assert done.status == status

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,9 +51,9 @@ def truncated(folder: Path, pipeline: Pipeline) -> Path:
     return path
 
 
-def newer_version(folder: Path, pipeline: Pipeline) -> Path:
+def newer_version(folder: Path, pipeline: Pipeline, source: str = "train") -> Path:
     path = folder / "newer.h5"
-    shutil.copy(pipeline.train, path)
+    shutil.copy(getattr(pipeline, source), path)
     with h5py.File(path, "a") as file:
         file.attrs["format_version"] = 99
         attributes = {
@@ -126,6 +131,50 @@ def test_bad_embeddings_are_refused(
 
 
 @pytest.mark.parametrize(
+    ("make", "status", "words"),
+    [
+        (missing, 66, "no such file"),
+        (text_file, 65, "not an HDF5 file"),
+        (truncated, 65, "truncated"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+@pytest.mark.parametrize("command", ["analyze", "info", "import", "--index", "--residuals"])
+def test_every_input_of_every_command_is_refused_alike(
+    command: str,
+    make: Callable[[Path, Pipeline], Path],
+    status: int,
+    words: str,
+    tmp_path: Path,
+    pipeline: Pipeline,
+    resmem: Resmem,
+) -> None:
+    path = make(tmp_path, pipeline)
+    before = sorted(tmp_path.iterdir())
+    if command.startswith("--"):
+        files = {"--index": pipeline.index, "--residuals": pipeline.residuals} | {command: path}
+        done = resmem("predict", pipeline.test, *(part for pair in files.items() for part in pair))
+    else:
+        done = resmem(command, path)
+    assert_refused(done, status, path.name, words)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("source", ["train", "residuals", "index", "predictions", "report"])
+def test_a_newer_version_of_any_format_is_refused(
+    source: str, tmp_path: Path, pipeline: Pipeline, resmem: Resmem
+) -> None:
+    path = newer_version(tmp_path, pipeline, source)
+    assert_refused(resmem("info", path), 65, "newer.h5", "expected at most 1", "found 99", "upgrade")
+
+
+@pytest.mark.parametrize("path", [".", "", "/"])
+@pytest.mark.parametrize("command", ["index", "info", "verify", "import"])
+def test_a_folder_is_no_input(command: str, path: str, resmem: Resmem) -> None:
+    assert_refused(resmem(command, path), 66)
+
+
+@pytest.mark.parametrize(
     ("options", "status", "words"),
     [
         (["-k", "301"], 2, ["expected at most 300", "found 301"]),
@@ -179,6 +228,16 @@ def test_an_output_that_is_an_input_is_refused(tmp_path: Path, pipeline: Pipelin
     assert train.read_bytes() == before
 
 
+def test_an_input_named_by_an_option_is_no_output_either(tmp_path: Path, resmem: Resmem) -> None:
+    arrays = classifier_arrays()
+    np.save(tmp_path / "e.npy", arrays["train_embeddings"])
+    np.save(tmp_path / "y.npy", arrays["train_labels"])
+    before = (tmp_path / "y.npy").read_bytes()
+    done = resmem("index", "e.npy", "--labels", "y.npy", "-o", "y.npy", cwd=tmp_path)
+    assert_refused(done, 2, "y.npy", "also an input")
+    assert (tmp_path / "y.npy").read_bytes() == before
+
+
 def test_no_clobber_keeps_an_existing_output(tmp_path: Path, pipeline: Pipeline, resmem: Resmem) -> None:
     output = tmp_path / "out.h5"
     output.write_text("precious")
@@ -192,6 +251,19 @@ def test_no_clobber_keeps_an_existing_output(tmp_path: Path, pipeline: Pipeline,
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     return make_pipeline(tmp_path_factory.mktemp("other"), seed=1)
+
+
+def test_an_index_without_labels_and_residuals_with_them_belong_together(
+    tmp_path: Path, resmem: Resmem
+) -> None:
+    arrays = classifier_arrays()
+    for name in ("embeddings", "logits", "labels"):
+        np.save(tmp_path / f"{name}.npy", arrays[f"train_{name}"])
+    others = ["--logits", "logits.npy", "--labels", "labels.npy"]
+    assert resmem("index", "embeddings.npy", "-o", "i.h5", cwd=tmp_path).status == 0
+    assert resmem("residualize", "embeddings.npy", *others, "-o", "r.h5", cwd=tmp_path).status == 0
+    memory = ["--index", "i.h5", "--residuals", "r.h5", "-o", "p.h5"]
+    assert resmem("predict", "embeddings.npy", *others, *memory, cwd=tmp_path).status == 0
 
 
 def test_index_and_residuals_of_different_embeddings_are_refused(
@@ -230,8 +302,11 @@ def test_every_command_has_help(command: str, resmem_process: Resmem) -> None:
     assert "Usage: " in done.stdout
 
 
-def test_no_arguments_show_the_help(resmem: Resmem) -> None:
-    assert "Commands:" in "".join(resmem().stdout + resmem().stderr)
+def test_no_arguments_show_the_help_as_an_error(resmem: Resmem) -> None:
+    done = resmem()
+    assert done.status == 2
+    assert done.stdout == ""
+    assert "Commands:" in done.stderr.splitlines()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -331,6 +406,23 @@ def test_a_signal_removes_the_temporary_and_is_the_status(
     assert output.read_text() == "old"
 
 
+def test_no_signal_is_lost_at_any_moment(tmp_path: Path, large: Path) -> None:
+    output = tmp_path / "out.h5"
+    output.write_text("old")
+    generator = np.random.default_rng(0)
+    for seconds in generator.uniform(0.05, 1.0, size=8):
+        process = start("index", large / "large.npz", "-o", output)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=30)
+        # Before Python has set its handlers the signal's own action ends the process all the same.
+        assert process.returncode in (-signal.SIGTERM, 0)
+        assert stderr == ""
+        assert [path.name for path in tmp_path.iterdir()] == ["out.h5"]
+        assert (output.read_bytes() == b"old") == (process.returncode != 0)
+        output.write_text("old")
+
+
 def test_kill_leaves_the_old_file_and_the_next_run_sweeps(
     tmp_path: Path, large: Path, resmem: Resmem
 ) -> None:
@@ -392,3 +484,51 @@ def test_json_is_one_document_on_stdout_only(pipeline: Pipeline, resmem: Resmem)
     done = resmem("analyze", pipeline.predictions, "--json")
     assert done.stderr == ""
     assert json.loads(done.stdout)["command"] == "analyze"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_reason_to_fail(closed: str, tmp_path: Path, pipeline: Pipeline) -> None:
+    command = f"exec {sys.executable} -m resmem_cli index {pipeline.train} -o out.h5 {closed}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / "out.h5").read_bytes() == pipeline.index.read_bytes()
+
+
+def test_an_encoding_without_greek_is_no_reason_to_fail(pipeline: Pipeline, resmem_process: Resmem) -> None:
+    done = resmem_process("info", pipeline.train, env={"PYTHONIOENCODING": "latin-1"})
+    assert done.status == 0
+    assert "\\u03c6(x)" in done.stdout
+
+
+def on_a_terminal(columns: int, *arguments: object) -> str:
+    """Run `resmem` with stdout and stderr on a terminal of that width; give all it showed."""
+    main, other = pty.openpty()
+    fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    command = [sys.executable, "-m", "resmem_cli", *map(str, arguments)]
+    with subprocess.Popen(command, stdin=other, stdout=other, stderr=other) as process:
+        os.close(other)
+        shown = b""
+        with contextlib.suppress(OSError):  # the terminal's end
+            while part := os.read(main, 4096):
+                shown += part
+    os.close(main)
+    assert process.returncode == 0, shown
+    return shown.decode()
+
+
+def test_a_narrow_terminal_loses_no_figure(tmp_path: Path, pipeline: Pipeline) -> None:
+    copies = [tmp_path / f"predictions_with_a_long_name_{i}.h5" for i in range(3)]
+    for copy in copies:
+        shutil.copy(pipeline.predictions, copy)
+    shown = on_a_terminal(70, "analyze", *copies, "--examples", "0")
+    assert "…" not in shown
+    assert shown.count("McNemar p") == 3
+    for copy in copies:
+        assert str(copy) in shown.replace("\r\n", "")
+
+
+def test_a_terminal_is_shown_a_bar(tmp_path: Path, large: Path) -> None:
+    memory = ["--index", large / "index.h5", "--residuals", large / "residuals.h5"]
+    arguments = ["predict", large / "large.npz", *memory, "-k", "5", "-o", tmp_path / "p.h5"]
+    assert "predicting" in on_a_terminal(100, *arguments)
+    assert "predicting" not in on_a_terminal(100, *arguments, "--quiet")

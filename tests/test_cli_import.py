@@ -99,3 +99,13 @@ def test_rows_are_carried_over_for_any_size_of_file(tmp_path: Path, resmem: Resm
     assert resmem("import", tmp_path / "big.npz", "-o", tmp_path / "big.h5").status == 0
     with open_artifact(tmp_path / "big.h5") as artifact:
         assert np.array_equal(artifact.read("embeddings"), embeddings)
+
+
+def test_none_leaves_an_array_out(tmp_path: Path, resmem: Resmem) -> None:
+    np.savez(tmp_path / "a.npz", embeddings=np.ones((4, 2)), scores=np.ones(4), ids=np.arange(4))
+    refused = resmem("import", "a.npz", "-o", "a.h5", cwd=tmp_path)
+    assert refused.status == 65
+    options = ["--logits", "none", "--ids", "none", "-o", "a.h5"]
+    assert resmem("import", "a.npz", *options, cwd=tmp_path).status == 0
+    with open_artifact(tmp_path / "a.h5") as artifact:
+        assert list(artifact.shapes) == ["embeddings"]

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, multinomial
 
+from resmem_cli.errors import DataError
 from resmem_cli.metrics import changed_examples, compare, gain_interval, mcnemar_p_value
 
 counts = st.integers(0, 3000)
@@ -92,3 +93,9 @@ class TestInterval:
         bounds = np.array([gain_interval(int(b), int(c), n) for b, c, _ in outcomes])
         covered = (bounds[:, 0] <= up - down) & (up - down <= bounds[:, 1])
         assert chances[covered].sum() >= 0.93
+
+
+def test_columns_of_another_shape_are_refused_and_not_broadcast():
+    labels = np.array([0, 1, 1])
+    with pytest.raises(DataError, match=r"found \(3, 1\), \(3,\) and \(3,\)"):
+        compare(labels[:, None], labels, labels)

@@ -154,7 +154,7 @@ def test_weights_without_arch_ask_for_it(tmp_path: Path) -> None:
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(MissingInputError, match="No such file"):
+    with pytest.raises(MissingInputError, match="no such file"):
         load_network(tmp_path / "none.safetensors", arch="a:b")
 
 

@@ -242,7 +242,7 @@ def test_a_temperature_that_is_not_positive_is_refused(temperature):
 
 @pytest.mark.parametrize("top", [-1, 0, 4])
 def test_a_top_beyond_the_classes_is_refused(top):
-    with pytest.raises(UsageError, match=rf"--top out of range .expected 1 to 3 .*, found {top}\)"):
+    with pytest.raises(UsageError, match=rf"top out of range .expected 1 to 3 .*, found {top}\)"):
         compute_top_residuals(LOGITS, LABELS, top=top)
 
 

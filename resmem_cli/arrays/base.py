@@ -16,7 +16,8 @@ from typing import Any, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from resmem_cli.errors import DataError, MissingInputError
+from resmem_cli.errors import DataError
+from resmem_cli.files import require_file
 
 MAX_AXES = 32
 
@@ -33,7 +34,7 @@ class RowSource(Protocol):
         """Type of what `read` gives: native byte order, bfloat16 widened to float32."""
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Read rows `start` to `stop`, 0 ≤ start ≤ stop ≤ n, into new C-contiguous memory.
+        """Read rows `start` to `stop`, 0 ≤ start ≤ stop ≤ n, C-contiguous.
 
         Any order is allowed; formats that stream (.npz, .parquet) are fast in rising order only.
         """
@@ -130,15 +131,7 @@ def open_arrays(path: Path) -> ArrayFile:
     MissingExtraError
         If the reader needs an optional package that is not installed.
     """
-    # Looked at before it is opened: opening a named pipe would wait for its writer.
-    try:
-        if not path.is_file():
-            raise MissingInputError("no such file", file=path)
-        path.open("rb").close()
-    except OSError as error:
-        raise MissingInputError(
-            "can't be opened for reading", file=path, found=error.strerror, remedy="name a file you may read"
-        ) from error
+    require_file(path)
     reader = readers().get(path.suffix.lower())
     if reader is None:
         raise DataError(

@@ -77,6 +77,11 @@ class LabelledArrays:
         self.ids = read_ids(ids) if ids else None
         return n_classes
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that is read, the main one first."""
+        return self._files.paths
+
     def close(self) -> None:
         """Close the files; the row sources can't be read after that."""
         self._files.close()

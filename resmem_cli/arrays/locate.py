@@ -11,6 +11,9 @@ from resmem_cli.arrays.selection import KeyTable, Located, Role, described, is_f
 from resmem_cli.errors import DataError, MissingInputError
 from resmem_cli.types import ArraySelection
 
+NONE = "none"
+"""The choice that leaves a role's array out, whatever it is called."""
+
 
 class OpenFiles:
     """The files a selection reaches, each opened once and closed together."""
@@ -24,6 +27,11 @@ class OpenFiles:
         if resolved not in self._files:
             self._files[resolved] = open_arrays(path)
         return self._files[resolved]
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Every file opened so far."""
+        return tuple(self._files)
 
     def close(self) -> None:
         """Close every file."""
@@ -62,10 +70,12 @@ def locate_arrays(
     """
     main = roles[0]
     table = KeyTable(files.open(path), roles, selection.split)
+    choices = {role: choice for role in roles if (choice := role.choice(selection)) is not None}
+    declined = {role.name for role, choice in choices.items() if choice == NONE and role is not main}
     located = {
         role.name: _chosen(files, table, role, choice)
-        for role in roles
-        if (choice := role.choice(selection)) is not None
+        for role, choice in choices.items()
+        if role.name not in declined
     }
     claimed = frozenset(array.key for array in located.values() if array.file is table.file)
     chosen_main = located.get(main.name)
@@ -76,7 +86,7 @@ def locate_arrays(
     else:
         split = table.chosen
     for role in roles:
-        if role.name not in located and role.unless not in located:
+        if role.name not in located and role.unless not in located and role.name not in declined:
             key = table.find(role, split, claimed=claimed)
             if key is not None:
                 located[role.name] = Located(table.file, key)

@@ -133,12 +133,13 @@ def logit_rows(located: Located) -> FiniteRows:
     Raises
     ------
     DataError
-        As `matrix_rows`, and if all of the first 1,000 rows are probability distributions.
+        As `matrix_rows`, and if nearly all of the first 1,000 rows are probability distributions.
     """
     rows = matrix_rows(located)
     block = rows.read(0, min(_JUDGED_ROWS, rows.shape[0])).astype(np.float64)
     sums = block.sum(axis=1)
-    if rows.shape[1] >= 2 and block.min() >= 0 and (np.abs(sums - 1) <= 1e-3).all():
+    # Rounded to bfloat16, the sum of a distribution is off by up to 4e-3; one odd row proves nothing.
+    if rows.shape[1] >= 2 and block.min() >= 0 and (np.abs(sums - 1) <= 1e-2).mean() > 0.9:
         raise DataError(
             "these logits are probabilities",
             file=located.file.path,

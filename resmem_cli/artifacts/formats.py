@@ -140,7 +140,7 @@ RESIDUALS = Format(
         _CLASS_NAMES,
     ),
     one_of=(("residuals",), ("top/classes", "top/values")),
-    parameters=("temperature", "top", "n_classes"),
+    parameters=("temperature", "top", "n_classes", "embeddings_digest"),
 )
 
 INDEX = Format(
@@ -152,7 +152,7 @@ INDEX = Format(
         _dataset("mean", "d", ("<f8",), "mean row, subtracted for the search"),
         _dataset("ids", "n", ("<i8", STRING), "the user's own name of each row", optional=True),
     ),
-    parameters=("kind", "metric", "distance_scale"),
+    parameters=("kind", "metric", "distance_scale", "embeddings_digest"),
 )
 
 PREDICTIONS = Format(

@@ -11,6 +11,7 @@ import h5py
 from h5py import h5a, h5d, h5l, h5o, h5t, h5z
 
 from resmem_cli.errors import BusyError, DataError, MissingInputError
+from resmem_cli.files import require_file
 
 # Artifacts use only the checksum; other people's files may also be compressed with what HDF5 ships.
 CHECKSUM_FILTERS = frozenset({h5z.FILTER_FLETCHER32})
@@ -38,8 +39,7 @@ def open_hdf5(path: Path) -> h5py.File:
     BusyError
         If this process has it open in another way.
     """
-    if not path.is_file():
-        raise MissingInputError("no such file", file=path)
+    require_file(path)
     try:
         return h5py.File(path, "r", locking=False)
     except OSError as error:

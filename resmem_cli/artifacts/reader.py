@@ -34,6 +34,7 @@ from resmem_cli.artifacts.provenance import (
 from resmem_cli.artifacts.rows import DAMAGED, BlockRows, MappedRows
 from resmem_cli.artifacts.schema import check_schema
 from resmem_cli.errors import DataError
+from resmem_cli.files import require_file
 
 DIGEST_GROUP = "digests"
 
@@ -87,7 +88,7 @@ class Artifact:
         self.dimensions = dimensions
         self._file = file
         self._datasets = datasets
-        self._digests = digests
+        self.digests = digests
 
     def __contains__(self, name: str) -> bool:
         return name in self._datasets
@@ -105,11 +106,11 @@ class Artifact:
         """Open a dataset for reading in order, or at random if its layout is for that."""
         if self.header.format.spec(name).layout == Layout.RANDOM:
             return self.mapped(name)
-        return BlockRows(self.path, self._datasets[name], self._digests[name])
+        return BlockRows(self.path, self._datasets[name], self.digests[name])
 
     def mapped(self, name: str) -> MappedRows:
         """Map a contiguous dataset into memory."""
-        return MappedRows(self.path, self._datasets[name], self._digests[name])
+        return MappedRows(self.path, self._datasets[name], self.digests[name])
 
     def read(self, name: str) -> NDArray[Any]:
         """Read a whole dataset."""
@@ -162,7 +163,7 @@ class Artifact:
         self.close()
 
 
-def open_artifact(path: Path, fmt: Format | None = None) -> Artifact:
+def open_artifact(path: Path | str, fmt: Format | None = None) -> Artifact:
     """Open an artifact and check its structure, schema and header.
 
     Parameters
@@ -179,6 +180,7 @@ def open_artifact(path: Path, fmt: Format | None = None) -> Artifact:
     DataError
         If it is no artifact, of another format, of a newer version, damaged, or reaches outside.
     """
+    path = Path(path)
     file = open_hdf5(path)
     try:
         return _checked(path, file, fmt)
@@ -195,14 +197,17 @@ def is_artifact(path: Path) -> bool:
 
     Raises
     ------
+    MissingInputError
+        If it is no readable file.
     DataError
         If it is too damaged to tell.
     """
-    if not path.is_file() or not h5py.is_hdf5(path):
+    require_file(path)
+    if not h5py.is_hdf5(path):
         return False
     with open_hdf5(path) as file:
         try:
-            return "format" in file.attrs and "format_version" in file.attrs
+            return "content_digest" in file.attrs and "format_version" in file.attrs
         except HDF5_ERRORS as error:
             raise DataError(f"damaged HDF5 file: {error}", file=path, remedy=DAMAGED) from error
 

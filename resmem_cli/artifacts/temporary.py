@@ -7,9 +7,10 @@ import errno
 import fcntl
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
-from resmem_cli.errors import OutputError
+from resmem_cli.errors import OutputError, UsageError
 
 _SUFFIX = ".resmem-tmp"
 
@@ -97,6 +98,14 @@ def sweep(folder: Path) -> list[Path]:
             finally:
                 os.close(descriptor)
     return swept
+
+
+def refuse_input(output: Path, inputs: Iterable[Path]) -> None:
+    """Raise `UsageError` if the output is one of the inputs, which it would replace."""
+    for path in inputs:
+        with contextlib.suppress(OSError):
+            if output.samefile(path):
+                raise UsageError("the output is also an input", file=output, remedy="name another file")
 
 
 def output_error(target: Path, error: OSError) -> OutputError:

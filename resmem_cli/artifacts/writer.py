@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +28,7 @@ from resmem_cli.artifacts.provenance import (
     header_digest,
 )
 from resmem_cli.artifacts.reader import DIGEST_GROUP, open_artifact
-from resmem_cli.artifacts.temporary import TemporaryFile, output_error
+from resmem_cli.artifacts.temporary import TemporaryFile, output_error, refuse_input
 from resmem_cli.errors import DataError, OutputError
 from resmem_cli.version import __version__
 
@@ -52,11 +53,15 @@ class ArtifactWriter:
         What it is made from.
     parameters : mapping
         JSON values; `set_parameters` adds more while writing.
+    reads : sequence of pathlib.Path
+        The input files, of which `path` must be none.
     clobber : bool
         Whether a file at `path` may be replaced.
 
     Raises
     ------
+    UsageError
+        If the output is one of the inputs.
     OutputError
         If the file can't be created or written. The HDF5 library may then crash when the interpreter
         exits; the command line leaves by `os._exit`.
@@ -69,8 +74,10 @@ class ArtifactWriter:
         *,
         inputs: Sequence[InputRecord] = (),
         parameters: Mapping[str, Any] | None = None,
+        reads: Sequence[Path] = (),
         clobber: bool = True,
     ) -> None:
+        refuse_input(path, reads)
         self.path = path
         self.format = fmt
         self._inputs = inputs
@@ -105,31 +112,30 @@ class ArtifactWriter:
         """Write the next rows of a dataset; their type and row shape must be the declared ones."""
         self._datasets[path].check(rows)
         blocks = self._datasets[path].take(rows)
-        self._waiting += [_Block(first + len(block), path, first, block) for first, block in blocks]
-        self._write_ready()
+        waiting = [_Block(first + len(block), path, first, block) for first, block in blocks]
+        self._write_ready(self._waiting, waiting)
 
     def write(self, path: str, rows: NDArray[Any]) -> None:
         """Declare a dataset and write all of it."""
         self.create(path, rows.shape, rows.dtype)
         self.append(path, rows)
 
-    def _write_ready(self) -> None:
+    def _write_ready(self, old: list[_Block], new: list[_Block]) -> None:
         """Write the blocks whose turn it is: in the order of their last rows, whatever came first.
 
         A chunk gets its place in the file when it is written. In this order the places, and so the
         file's bytes, do not depend on how many rows each append brings to datasets that grow together.
         """
         growing = [dataset.n_rows for dataset in self._datasets.values() if not dataset.complete]
-        reached = min(growing) if growing else None
-        ready = [block for block in self._waiting if reached is None or block.last <= reached]
+        reached = min(growing, default=sys.maxsize)
+        ready = [block for block in (*old, *new) if block.last <= reached]
         with self._reported():
             for block in sorted(ready, key=lambda block: (block.last, block.path)):
                 self._datasets[block.path].write(block.first, block.rows)
-        # Copies, for the caller's arrays are the caller's again.
-        self._waiting = [
-            dataclasses.replace(block, rows=block.rows.copy())
-            for block in self._waiting
-            if reached is not None and block.last > reached
+        self._waiting = [block for block in old if block.last > reached]
+        # The caller's arrays are the caller's again.
+        self._waiting += [
+            dataclasses.replace(block, rows=block.rows.copy()) for block in new if block.last > reached
         ]
 
     def set_parameters(self, **parameters: Any) -> None:

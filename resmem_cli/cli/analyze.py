@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from resmem_cli.cli import console, options
-from resmem_cli.errors import CheckFailedError
+from resmem_cli.errors import CheckFailedError, UsageError
 
 _Row = tuple[str, Callable[[Mapping[str, Any]], str]]
 
@@ -37,9 +38,7 @@ def _percent(share: float) -> str:
 def run(
     predictions: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="PREDICTIONS...", help="Predictions artifacts with labels.", show_default=False
-        ),
+        options.input_argument("PREDICTIONS...", "Predictions artifacts with labels."),
     ],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write a report artifact too.")
@@ -63,8 +62,8 @@ def run(
     """
     from resmem_cli.stages.analyze import analyze
 
-    if output is not None:
-        options.output_path(output, "report", *predictions)
+    if fail_under_gain is not None and not math.isfinite(fail_under_gain):
+        raise UsageError("--fail-under-gain out of range", expected="a number", found=fail_under_gain)
     result = analyze(predictions, output=output, clobber=not no_clobber, n_examples=examples)
     runs = result.summary["runs"]
     if output is not None:
@@ -85,7 +84,8 @@ def run(
         console.emit("".join(f"\n{section}\n" for section in sections))
     if fail_under_gain is not None:
         for path, one in zip(predictions, runs, strict=True):
-            if 100 * one["gain"] < fail_under_gain:
+            # In whole examples: the gain itself is rounded.
+            if 100 * (one["n_corrected"] - one["n_broken"]) < fail_under_gain * one["n"]:
                 raise CheckFailedError(
                     "the gain is too small",
                     file=path,

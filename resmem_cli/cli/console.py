@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,8 @@ from typing import Any
 
 from resmem_cli.types import Progress, StageResult, no_progress
 from resmem_cli.version import __version__
+
+_GAP = 3  # what rich puts between two columns
 
 
 def progress_bars(*, quiet: bool) -> Progress:
@@ -88,6 +91,8 @@ def show_value(name: str, value: Any) -> str:
         return ", ".join(
             f"{key}: {show_value(key, inner)}" for key, inner in value.items() if inner is not None
         )
+    if isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, float):
         if name.endswith("accuracy") or name in ("tpr", "fpr"):
             return f"{100 * value:.2f} %"
@@ -96,21 +101,37 @@ def show_value(name: str, value: Any) -> str:
 
 
 def emit_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write a table; the first column is text, the others are figures."""
+    """Write a table; the first column is text, the others are figures.
+
+    On a terminal too narrow for all columns, those that do not fit follow in a table of their own.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     _end_with_the_pipe()
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    # A pipe has no width, and a table cut to 80 columns would lose figures.
-    width = None if sys.stdout.isatty() else 10_000
-    console = Console(file=sys.stdout, width=width, highlight=False, markup=False)
-    console.print(table)
+    widths = [max(len(cell) for cell in column) for column in zip(columns, *rows, strict=True)]
+    for group in _fitting(widths, shutil.get_terminal_size().columns if sys.stdout.isatty() else None):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style=None)
+        for i in group:
+            table.add_column(columns[i], justify="left" if i == 0 else "right", no_wrap=True)
+        for row in rows:
+            table.add_row(*(row[i] for i in group))
+        # Wide enough for one file, whose name is then wrapped by the terminal and not cut.
+        width = sum(widths[i] + _GAP for i in group)
+        Console(file=sys.stdout, width=width, highlight=False, markup=False).print(table)
+
+
+def _fitting(widths: Sequence[int], limit: int | None) -> list[list[int]]:
+    """Group the columns after the first so that each group fits beside it, at least one in each."""
+    groups: list[list[int]] = []
+    for i in range(1, len(widths)):
+        taken = sum(widths[j] + _GAP for j in [*groups[-1], i]) if groups else 0
+        if groups and (limit is None or taken <= limit):
+            groups[-1].append(i)
+        else:
+            groups.append([0, i])
+    return groups
 
 
 def _end_with_the_pipe() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json as json_module
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,17 +20,11 @@ def run(
     *,
     checkpoint: Annotated[
         Path,
-        typer.Argument(
-            metavar="CHECKPOINT",
-            help="A .safetensors file, a state dict, or a TorchScript file.",
-            show_default=False,
-        ),
+        options.input_argument("CHECKPOINT", "A .safetensors file, a state dict, or a TorchScript file."),
     ],
     inputs: Annotated[
         Path,
-        typer.Argument(
-            metavar="INPUTS", help="Exported arrays with the network's inputs.", show_default=False
-        ),
+        options.input_argument("INPUTS", "Exported arrays with the network's inputs."),
     ],
     output: options.Output = None,
     arch: Annotated[
@@ -64,21 +60,23 @@ def run(
     """
     from resmem_cli.stages.embed import EmbedConfig, embed
 
-    result = embed(
-        checkpoint,
-        inputs,
-        output=options.output_path(output, "embeddings", inputs, checkpoint, split=selection.split),
-        config=EmbedConfig(
-            arch=arch,
-            arch_args=_json_object(arch_args),
-            layer=layer,
-            batch_rows=batch_size,
-            trust_checkpoint=trust_checkpoint,
-            arrays=selection,
-        ),
-        clobber=not no_clobber,
-        progress=console.progress_bars(quiet=quiet),
-    )
+    # What the network's own code prints is no part of the result.
+    with contextlib.redirect_stdout(sys.stderr):
+        result = embed(
+            checkpoint,
+            inputs,
+            output=options.output_path(output, "embeddings", inputs, split=selection.split),
+            config=EmbedConfig(
+                arch=arch,
+                arch_args=_json_object(arch_args),
+                layer=layer,
+                batch_rows=batch_size,
+                trust_checkpoint=trust_checkpoint,
+                arrays=selection,
+            ),
+            clobber=not no_clobber,
+            progress=console.progress_bars(quiet=quiet),
+        )
     console.report(result, as_json=json, quiet=quiet)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -16,14 +17,6 @@ from resmem_cli.errors import OutputError, ResmemError, ResourceError
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Interrupted(BaseException):
-    """A signal asked the process to end; raised so that temporaries are removed on the way out."""
-
-
-class _Received:
-    number: signal.Signals | None = None
-
-
 def run_and_exit(command: Callable[[], int | None]) -> NoReturn:
     """Run a command, and end the process as the exit codes promise.
 
@@ -32,22 +25,37 @@ def run_and_exit(command: Callable[[], int | None]) -> NoReturn:
     command : callable
         Gives an exit status, or None for 0.
     """
+    _open_missing_streams()
     _listen()
     try:
         status = command() or 0
         sys.stdout.flush()
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1
-    except (Exception, Interrupted) as error:
-        status = 1 if _Received.number is not None else tell(error)
+    except Exception as error:
+        status = tell(error)
         if isinstance(error, OutputError):
             # After a failed write HDF5 crashes when its objects are freed, so they are not.
             sys.stderr.flush()
             os._exit(status)
-    if _Received.number is not None:
-        discard_unfinished()
-        _die_of(_Received.number)
     sys.exit(status)
+
+
+def _open_missing_streams() -> None:
+    """Give a process started with closed streams something to write to.
+
+    A file opened later would get the number of the missing stream, and then the messages of others.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names and symbols that the terminal's encoding has not are no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def tell(error: BaseException) -> int:
@@ -76,10 +84,9 @@ def _listen() -> None:
 
 
 def _receive(number: int, frame: FrameType | None) -> NoReturn:
-    # Remembered, because a library may turn the exception into one of its own, as faiss does.
-    _Received.number = signal.Signals(number)
-    signal.signal(number, signal.SIG_DFL)
-    raise Interrupted
+    # An exception raised here would be lost where Python ignores exceptions, as in a finalizer.
+    discard_unfinished()
+    _die_of(signal.Signals(number))
 
 
 def _as_resmem_error(error: BaseException) -> ResmemError | None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from resmem_cli.cli import console, options
 from resmem_cli.types import ArraySelection
 
@@ -16,11 +14,7 @@ def run(
     *,
     arrays: Annotated[
         Path,
-        typer.Argument(
-            metavar="ARRAYS",
-            help="A .npy, .npz, .pt, .pth, .safetensors, .parquet or .h5 file.",
-            show_default=False,
-        ),
+        options.input_argument("ARRAYS", "A .npy, .npz, .pt, .pth, .safetensors, .parquet or .h5 file."),
     ],
     output: options.Output = None,
     selection: ArraySelection,

@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from resmem_cli.cli import console, options
 
 
 def run(
-    artifact: Annotated[Path, typer.Argument(metavar="FILE", help="Any artifact.", show_default=False)],
+    artifact: Annotated[Path, options.input_argument("FILE", "Any artifact.")],
     json: options.Json = False,
 ) -> None:
     """Show what an artifact holds.

@@ -13,7 +13,7 @@ from resmem_cli.version import __version__
 # Plain help: rich's panels would double the time of --help.
 app = typer.Typer(
     name="resmem",
-    no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -28,6 +28,7 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _resmem(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version.")
     ] = False,
@@ -37,6 +38,9 @@ def _resmem(
     A pipeline: embed (or import), residualize and index the training rows, predict new ones, analyze.
     Each command reads and writes HDF5 files; `resmem COMMAND --help` tells all of one.
     """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
 
 
 app.command("import")(import_.run)

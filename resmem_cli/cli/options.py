@@ -10,8 +10,19 @@ from typing import Annotated, Any
 
 import typer
 
-from resmem_cli.errors import UsageError
+from resmem_cli.errors import MissingInputError
 from resmem_cli.types import ArraySelection
+
+
+def input_argument(metavar: str, text: str) -> Any:
+    """Declare a positional input; whether it can be read is for the library to say, with its status."""
+    return typer.Argument(metavar=metavar, help=text, show_default=False, readable=False)
+
+
+def input_option(flag: str, text: str) -> Any:
+    """Declare an input that is named by a required option."""
+    return typer.Option(flag, metavar="FILE", help=text, show_default=False, readable=False)
+
 
 Output = Annotated[
     Path | None,
@@ -21,6 +32,7 @@ Output = Annotated[
         metavar="FILE",
         help="The file to write; derived from the input if not given.",
         show_default=False,
+        readable=False,
     ),
 ]
 NoClobber = Annotated[bool, typer.Option("--no-clobber", help="Refuse to replace an existing output.")]
@@ -29,9 +41,7 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress and no n
 
 Embeddings = Annotated[
     Path,
-    typer.Argument(
-        metavar="EMBEDDINGS", help="An embeddings artifact, or exported arrays.", show_default=False
-    ),
+    input_argument("EMBEDDINGS", "An embeddings artifact, or exported arrays."),
 ]
 Split = Annotated[
     str | None,
@@ -83,12 +93,10 @@ def choosing_arrays(*roles: str) -> Callable[[Callable[..., None]], Callable[...
 def _array_option(role: str) -> Any:
     flag = f"--{role.replace('_', '-')}"
     text = f"Where the {ARRAY_ROLES[role]} are, if not under a usual name."
-    return Annotated[str | None, typer.Option(flag, metavar="KEY|FILE[:KEY]", help=text)]
+    return Annotated[str | None, typer.Option(flag, metavar="KEY|FILE[:KEY]|none", help=text)]
 
 
-def output_path(
-    output: Path | None, kind: str, source: Path, *inputs: Path, split: str | None = None
-) -> Path:
+def output_path(output: Path | None, kind: str, source: Path, *, split: str | None = None) -> Path:
     """Choose the output: the one given, or `train.index.h5` beside `train.h5`.
 
     Parameters
@@ -99,21 +107,18 @@ def output_path(
         The part of the name that says what the file is.
     source : pathlib.Path
         The input that the name is derived from.
-    inputs : pathlib.Path
-        The other inputs.
     split : str, optional
         Becomes part of a derived name.
 
     Raises
     ------
-    UsageError
-        If the output is one of the inputs, which it would replace.
+    MissingInputError
+        If the input has no name to derive one from.
     """
     if output is None:
         stem = source.name.removesuffix(source.suffix).removesuffix(".embeddings")
+        if not source.name:
+            raise MissingInputError("not a file", file=source or ".")
         parts = [stem, *([split] if split else []), kind, "h5"]
         output = source.with_name(".".join(parts))
-    for path in (source, *inputs):
-        if output.exists() and path.exists() and output.samefile(path):
-            raise UsageError("the output is also an input", file=output, remedy="name another file with -o")
     return output

@@ -16,17 +16,19 @@ def run(
     *,
     queries: Annotated[
         Path,
-        typer.Argument(
-            metavar="QUERIES",
-            help="An embeddings artifact, or exported arrays, with logits.",
-            show_default=False,
-        ),
+        options.input_argument("QUERIES", "An embeddings artifact, or exported arrays, with logits."),
     ],
     index: Annotated[
-        Path, typer.Option("--index", metavar="FILE", help="The memory's index.", show_default=False)
+        Path,
+        typer.Option(
+            "--index", metavar="FILE", help="The memory's index.", show_default=False, readable=False
+        ),
     ],
     residuals: Annotated[
-        Path, typer.Option("--residuals", metavar="FILE", help="The memory's residuals.", show_default=False)
+        Path,
+        typer.Option(
+            "--residuals", metavar="FILE", help="The memory's residuals.", show_default=False, readable=False
+        ),
     ],
     output: options.Output = None,
     k: Annotated[int, typer.Option("-k", metavar="K", help="Neighbours of each query.")] = 53,
@@ -63,7 +65,7 @@ def run(
         queries,
         index=index,
         residuals=residuals,
-        output=options.output_path(output, "predictions", queries, index, residuals, split=selection.split),
+        output=options.output_path(output, "predictions", queries, split=selection.split),
         config=PredictConfig(
             k=k,
             sigma=sigma,

@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from resmem_cli.cli import console, options
 from resmem_cli.errors import CheckFailedError
 
 
 def run(
     artifacts: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Artifacts of any format.", show_default=False)
+        list[Path],
+        options.input_argument("FILE...", "Artifacts of any format."),
     ],
     json: options.Json = False,
 ) -> None:

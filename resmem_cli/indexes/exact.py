@@ -38,6 +38,8 @@ class ExactIndex(Index):
 
     def __init__(self, vectors: NDArray[Any], mean: NDArray[np.float64]) -> None:
         self._mean = mean
+        if not np.isfinite(mean).all():
+            raise DataError("the mean row holds NaN or infinity", remedy="build the index again")
         centred = np.empty(vectors.shape, np.float32)
         largest = 0.0
         for block in row_blocks(len(vectors), _MEAN_ROWS):

@@ -18,6 +18,7 @@ EXTRA_CANDIDATES = 32
 _FEW_EXTRA = 4  # nearly always enough, and re-ranking takes time in proportion
 _RERANK_ELEMENTS = 1 << 16  # float64 differences at a time, to stay in the processor's cache
 _SUM_COLUMNS = 1 << 12  # einsum cuts longer sums at the ends of its buffers, wherever those fall in a row
+_SCAN_QUERIES = 64
 _SCAN_ELEMENTS = 1 << 21  # values of the memory looked at together by a scan
 _UNIT = 2.0**-24  # half the distance from 1 to the next float32
 _UNDERFLOW = 2.0**-100  # far above what products below float32's range can lose in a sum
@@ -106,9 +107,10 @@ def nearest(
         left = left[~proved]
         if not len(left):
             break
-    for query in left:
-        rows[query], distances[query] = _scan(
-            queries[query], centred_queries[query], norms[query], distances[query, -1], k, memory=memory
+    for block in row_blocks(len(left), _SCAN_QUERIES):
+        some = left[block]
+        rows[some], distances[some] = _scan(
+            queries[some], centred_queries[some], norms[some], distances[some, -1], k, memory=memory
         )
     return Neighbors(rows=rows, distances=distances, n_scanned=len(left))
 
@@ -173,31 +175,49 @@ def _order(
 
 
 def _scan(
-    query: NDArray[Any],
-    centred_query: NDArray[np.float32],
-    norm: float,
-    reach: float,
+    queries: NDArray[Any],
+    centred_queries: NDArray[np.float32],
+    norms: NDArray[np.float64],
+    reach: NDArray[np.float64],
     k: int,
     *,
     memory: CentredMemory,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Search all rows for one query: those that rounding allows to lie within `reach`, by true distances."""
-    step = max(1, _SCAN_ELEMENTS // memory.centred.shape[1])
+    """Search all rows for some queries: those that rounding allows to lie within reach, by true distances."""
+    n_queries = len(queries)
+    step = max(1, _SCAN_ELEMENTS // max(memory.centred.shape[1], n_queries))
+    found: list[list[NDArray[np.int64]]] = [[] for _ in range(n_queries)]
     with np.errstate(over="ignore", invalid="ignore"):
-        limit = reach**2 * (1 + 1e-12) + float(_rounding(np.array(norm), np.array(reach), memory))
-        possible = []
+        limit = reach**2 * (1 + 1e-12) + _rounding(norms, reach, memory)
         for block in row_blocks(len(memory.centred), step):
             centred = memory.centred[block]
-            squares = np.einsum("nd,nd->n", centred, centred) - 2 * (centred @ centred_query) + norm**2
+            squares = np.einsum("nd,nd->n", centred, centred) - 2 * (centred_queries @ centred.T)
             # Negated, so that a NaN counts as possible.
-            possible.append(block.start + np.flatnonzero(~(squares > limit)))
-    rows = np.concatenate(possible)
-    distances = np.concatenate(
-        [
-            true_distances(query[None], rows[block][None], vectors=memory.vectors)[0]
-            for block in row_blocks(len(rows), step)
-        ]
+            possible = ~(squares + norms[:, None] ** 2 > limit[:, None])
+            for query in range(n_queries):
+                found[query].append(block.start + np.flatnonzero(possible[query]))
+    rows = np.empty((n_queries, k), np.int64)
+    distances = np.empty((n_queries, k), np.float64)
+
+    def choose(part: slice) -> None:
+        for query in range(part.start, part.stop):
+            candidates = np.concatenate(found[query])
+            rows[query], distances[query] = _nearest_of(candidates, queries[query], k, memory=memory)
+
+    for_each_block(choose, row_blocks(n_queries, 1))
+    return rows, distances
+
+
+def _nearest_of(
+    rows: NDArray[np.int64], query: NDArray[Any], k: int, *, memory: CentredMemory
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Choose the k nearest of some rows to one query, by (distance, row)."""
+    step = max(1, _RERANK_ELEMENTS // memory.centred.shape[1])
+    differences = (
+        true_distances(query[None], rows[block][None], vectors=memory.vectors)[0]
+        for block in row_blocks(len(rows), step)
     )
+    distances = np.concatenate(list(differences))
     if len(rows) > k:
         within = distances <= np.partition(distances, k - 1)[k - 1]
         rows, distances = rows[within], distances[within]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resmem_cli.errors import DataError, MissingExtraError, MissingInputError, UsageError
+from resmem_cli.errors import DataError, MissingExtraError, UsageError
+from resmem_cli.files import file_digest
 from resmem_cli.models.extra import torch
 from resmem_cli.models.factory import make_current_folder_importable, make_network
 from resmem_cli.models.torchfile import (
@@ -80,7 +80,7 @@ def load_network(
     MissingExtraError
         If the file is ``.safetensors`` and that package is not installed.
     """
-    digest = _sha256(checkpoint)
+    digest = file_digest(checkpoint)
     saved = _read(checkpoint, trust_checkpoint=trust_checkpoint)
     if arch is None:
         network = unwrap(saved)
@@ -92,20 +92,12 @@ def load_network(
                 remedy="give --arch package.module:factory",
             )
         if arch_args:
-            raise UsageError("arguments for a network need --arch", field="--arch-arg")
+            raise UsageError("arguments for a network need --arch", field="--arch-args")
         arch = _described(network)
     else:
         network = make_network(arch, arch_args=arch_args)
         fit_weights(network, find_weights(saved, checkpoint), checkpoint)
     return Network(network.to("cpu").eval(), digest, arch)
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise MissingInputError(f"can't be opened: {error.strerror or error}", file=path) from error
 
 
 def _read(path: Path, *, trust_checkpoint: bool) -> object:
@@ -174,7 +166,7 @@ def _read_trusted_pickle(path: Path) -> object:
         return torch.load(str(path), map_location="cpu", weights_only=False)
     except MemoryError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DataError(
             f"can't be unpickled: {reason(error)}",
             file=path,

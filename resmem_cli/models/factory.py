@@ -50,7 +50,7 @@ def make_network(arch: str, *, arch_args: Mapping[str, Any] | None = None) -> to
     # User code runs in the next two steps: it can raise anything.
     try:
         factory = reduce(getattr, attributes.split("."), importlib.import_module(module_name))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"can't import {arch}: {reason(error)}", field=_FIELD) from error
     if isinstance(factory, torch.nn.Module) or not callable(factory):
         raise UsageError(
@@ -62,7 +62,7 @@ def make_network(arch: str, *, arch_args: Mapping[str, Any] | None = None) -> to
     arguments = dict(arch_args or {})
     try:
         network = factory(**arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
         raise UsageError(f"{arch}({given}) failed: {reason(error)}", field=_FIELD) from error
     if not isinstance(network, torch.nn.Module):

@@ -77,7 +77,7 @@ def forward(network: Callable[[torch.Tensor], object], inputs: torch.Tensor) -> 
         return network(inputs)
     except MemoryError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # The user's own code: a wrong shape or an id outside the vocabulary can raise anything.
         shape = tuple(inputs.shape)
         if ALLOCATION_FAILED in str(error):

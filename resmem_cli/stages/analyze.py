@@ -22,6 +22,7 @@ from resmem_cli.types import StageResult, row_blocks
 HEAVIEST = 3
 """How many neighbours are told of each changed example."""
 
+_NUMBERS = ("k", "sigma", "temperature")
 _NEIGHBOR_FIELDS = ("rows", "labels", "distances", "weights")
 
 
@@ -78,13 +79,17 @@ class Run:
 
 
 def analyze(
-    predictions: Sequence[Path], *, output: Path | None = None, clobber: bool = True, n_examples: int = 3
+    predictions: Sequence[Path | str],
+    *,
+    output: Path | str | None = None,
+    clobber: bool = True,
+    n_examples: int = 3,
 ) -> StageResult:
     """Set predictions against the base network's.
 
     Parameters
     ----------
-    predictions : sequence of pathlib.Path
+    predictions : sequence of pathlib.Path or str
         Predictions artifacts with labels, one or more.
     output : pathlib.Path, optional
         A report artifact to write, with every changed example.
@@ -103,11 +108,12 @@ def analyze(
     UsageError, MissingInputError, DataError, OutputError
         As the message says; nothing is written then.
     """
-    if not predictions:
-        raise UsageError("no predictions given", expected="one file or more")
+    if not predictions or isinstance(predictions, Path | str):
+        raise UsageError("no list of predictions given", expected="one file or more")
     if n_examples < 0:
         raise UsageError("--examples out of range", expected="at least 0", found=n_examples)
-    runs = [analyze_run(path) for path in predictions]
+    runs = [analyze_run(Path(path)) for path in predictions]
+    output = None if output is None else Path(output)
     if output is not None:
         _write_report(runs, output, clobber=clobber)
     return StageResult("analyze", output, {"runs": [_summarize(run, n_examples) for run in runs]})
@@ -123,10 +129,11 @@ def analyze_run(path: Path) -> Run:
         labels, base, predicted, knn = (
             artifact.read(name) for name in ("labels", "base_predicted", "predicted", "knn_predicted")
         )
+        _check_classes(path, artifact, labels, base, predicted)
         queries = np.concatenate(changed_examples(labels, base, predicted))
         return Run(
             path=path,
-            parameters=dict(artifact.parameters),
+            parameters={**artifact.parameters, **{name: artifact.number(name) for name in _NUMBERS}},
             knn_accuracy=float(np.mean(knn == labels)),
             gain=compare(labels, base, predicted),
             changed=ChangedExamples(
@@ -139,6 +146,16 @@ def analyze_run(path: Path) -> Run:
             class_names=artifact.read_optional("class_names"),
             record=InputRecord("predictions", path.name, PREDICTIONS.name, artifact.header.content_digest),
         )
+
+
+def _check_classes(path: Path, artifact: Artifact, *columns: NDArray[np.int32]) -> None:
+    n_classes = artifact.number("n_classes")
+    for column in columns:
+        if column.min() < 0 or column.max() >= n_classes:
+            found = f"{column.min()} to {column.max()}"
+            raise DataError(
+                "classes that there are not", file=path, expected=f"0 to {n_classes - 1}", found=found
+            )
 
 
 def _heaviest_neighbors(artifact: Artifact, queries: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
@@ -164,7 +181,8 @@ def _summarize(run: Run, n_examples: int) -> dict[str, Any]:
     n_corrected = gain.n_corrected
     return {
         "predictions": str(run.path),
-        **{name: run.parameters[name] for name in ("method", "k", "sigma", "temperature")},
+        "method": str(run.parameters["method"]),
+        **{name: run.parameters[name] for name in _NUMBERS},
         "knn_accuracy": run.knn_accuracy,
         **asdict(gain),
         "tpr": gain.tpr,
@@ -200,12 +218,17 @@ def _example(run: Run, i: int) -> dict[str, Any]:
 def _write_report(runs: Sequence[Run], output: Path, *, clobber: bool) -> None:
     parameters = {"runs": [run.parameters for run in runs]}
     with ArtifactWriter(
-        output, REPORT, inputs=[run.record for run in runs], parameters=parameters, clobber=clobber
+        output,
+        REPORT,
+        inputs=[run.record for run in runs],
+        parameters=parameters,
+        reads=[run.path for run in runs],
+        clobber=clobber,
     ) as writer:
         gains = [run.gain for run in runs]
         table: dict[str, NDArray[Any]] = {
             "names": np.array([run.path.name.encode() for run in runs]),
-            "methods": np.array([run.parameters["method"].encode() for run in runs]),
+            "methods": np.array([str(run.parameters["method"]).encode() for run in runs]),
             "n_queries": np.array([gain.n for gain in gains], np.int64),
             "accuracies": np.array(
                 [(run.gain.base_accuracy, run.knn_accuracy, run.gain.accuracy) for run in runs]

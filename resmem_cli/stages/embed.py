@@ -11,9 +11,10 @@ import numpy as np
 
 from resmem_cli.arrays.embedding_arrays import InputArrays, open_input_arrays
 from resmem_cli.artifacts.formats import EMBEDDINGS
-from resmem_cli.artifacts.provenance import InputRecord, file_digest
+from resmem_cli.artifacts.provenance import InputRecord
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import DataError, UsageError, naming_file
+from resmem_cli.files import file_digest
 from resmem_cli.types import ArraySelection, Progress, StageResult, no_progress, row_blocks
 
 if TYPE_CHECKING:
@@ -49,10 +50,10 @@ class EmbedConfig:
 
 
 def embed(
-    checkpoint: Path,
-    inputs: Path,
+    checkpoint: Path | str,
+    inputs: Path | str,
     *,
-    output: Path,
+    output: Path | str,
     config: EmbedConfig | None = None,
     clobber: bool = True,
     progress: Progress = no_progress,
@@ -61,11 +62,11 @@ def embed(
 
     Parameters
     ----------
-    checkpoint : pathlib.Path
+    checkpoint : pathlib.Path or str
         A .safetensors file or a state dict of tensors (with `arch`), or a TorchScript file.
-    inputs : pathlib.Path
+    inputs : pathlib.Path or str
         A file of exported arrays with the inputs, and labels where they are known.
-    output : pathlib.Path
+    output : pathlib.Path or str
         The embeddings artifact to write.
     config : EmbedConfig, optional
         Architecture, layer, batch.
@@ -84,6 +85,7 @@ def embed(
     from resmem_cli.models.capture import EmbeddingCapture
     from resmem_cli.models.checkpoint import load_network
 
+    checkpoint, inputs, output = Path(checkpoint), Path(inputs), Path(output)
     config = config or EmbedConfig()
     if config.batch_rows < 1:
         raise UsageError("--batch-size out of range", expected="at least 1", found=config.batch_rows)
@@ -98,8 +100,9 @@ def embed(
             EMBEDDINGS,
             inputs=[
                 InputRecord("checkpoint", checkpoint.name, "torch", network.digest),
-                InputRecord("inputs", inputs.name, "arrays", file_digest(inputs)),
+                *(InputRecord("inputs", path.name, "arrays", file_digest(path)) for path in source.files),
             ],
+            reads=(checkpoint, *source.files),
             clobber=clobber,
         ) as writer,
     ):
@@ -107,6 +110,8 @@ def embed(
         _write_labelling(writer, source, inputs, n_classes)
         writer.set_parameters(
             sources=dict(source.sources),
+            batch_rows=config.batch_rows,
+            arch_args=dict(config.arch_args or {}),
             encoder={"checkpoint_digest": network.digest, "arch": network.arch, "layer": capture.layer_name},
         )
     summary = {
@@ -136,6 +141,13 @@ def _write_activations(
             d, n_classes = embeddings.shape[1], logits.shape[1]
             writer.create("embeddings", (source.n, d), np.float32)
             writer.create("logits", (source.n, n_classes), np.float32)
+        if (embeddings.shape[1], logits.shape[1]) != (d, n_classes):
+            raise DataError(
+                f"the network's outputs change their width at row {block.start:,}",
+                file=inputs,
+                expected=f"embeddings of {d} and logits of {n_classes}",
+                found=f"{embeddings.shape[1]} and {logits.shape[1]}",
+            )
         writer.append("embeddings", embeddings)
         writer.append("logits", logits)
     return d, n_classes

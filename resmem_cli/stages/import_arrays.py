@@ -20,9 +20,9 @@ class ImportConfig:
 
 
 def import_arrays(
-    arrays: Path,
+    arrays: Path | str,
     *,
-    output: Path,
+    output: Path | str,
     config: ImportConfig | None = None,
     clobber: bool = True,
     progress: Progress = no_progress,
@@ -34,9 +34,9 @@ def import_arrays(
 
     Parameters
     ----------
-    arrays : pathlib.Path
+    arrays : pathlib.Path or str
         A .npy, .npz, .pt, .pth, .safetensors, .parquet or foreign .h5 file.
-    output : pathlib.Path
+    output : pathlib.Path or str
         The artifact to write.
     config : ImportConfig, optional
         Which arrays.
@@ -50,6 +50,7 @@ def import_arrays(
     MissingInputError, DataError, OutputError
         As the message says; nothing is written then.
     """
+    arrays, output = Path(arrays), Path(output)
     config = config or ImportConfig()
     with (
         open_embeddings(arrays, config.arrays) as source,
@@ -58,6 +59,7 @@ def import_arrays(
             EMBEDDINGS,
             inputs=[source.record("arrays")],
             parameters={"sources": dict(source.sources), "encoder": source.encoder},
+            reads=source.files,
             clobber=clobber,
         ) as writer,
     ):

@@ -11,14 +11,12 @@ import numpy as np
 from resmem_cli.artifacts.formats import INDEX
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import ResourceError, UsageError
-from resmem_cli.indexes.base import Index, index_kinds, search_others
+from resmem_cli.indexes.base import index_kinds
+from resmem_cli.indexes.scale import measure_distance_scale
 from resmem_cli.stages.sources import EmbeddingSource, open_embeddings
 from resmem_cli.stages.streaming import rows_within
 from resmem_cli.types import ArraySelection, Progress, StageResult, no_progress, row_blocks
 from resmem_cli.weights import SIGMA_PER_SCALE
-
-SCALE_NEIGHBOR = 53
-SCALE_SAMPLE = 1000
 
 
 @dataclass(frozen=True)
@@ -41,9 +39,9 @@ class IndexConfig:
 
 
 def index(
-    embeddings: Path,
+    embeddings: Path | str,
     *,
-    output: Path,
+    output: Path | str,
     config: IndexConfig | None = None,
     clobber: bool = True,
     progress: Progress = no_progress,
@@ -52,9 +50,9 @@ def index(
 
     Parameters
     ----------
-    embeddings : pathlib.Path
+    embeddings : pathlib.Path or str
         An embeddings artifact or exported arrays.
-    output : pathlib.Path
+    output : pathlib.Path or str
         The artifact to write.
     config : IndexConfig, optional
         Kind and seed.
@@ -72,18 +70,25 @@ def index(
     MissingInputError, DataError, OutputError
         As the message says; nothing is written then.
     """
+    embeddings, output = Path(embeddings), Path(output)
     config = config or IndexConfig()
     kinds = index_kinds()
     if config.kind not in kinds:
         raise UsageError("no such kind of index", expected=f"one of {', '.join(kinds)}", found=config.kind)
     with (
         open_embeddings(embeddings, config.arrays) as source,
-        ArtifactWriter(output, INDEX, inputs=[source.record("embeddings")], clobber=clobber) as writer,
+        ArtifactWriter(
+            output, INDEX, inputs=[source.record("embeddings")], reads=source.files, clobber=clobber
+        ) as writer,
     ):
         built = kinds[config.kind].build(_read_all(source, progress))
-        scale = measure_distance_scale(built, seed=config.seed)
+        scale = measure_distance_scale(built, seed=config.seed, progress=progress)
         writer.set_parameters(
-            kind=config.kind, metric="euclidean", distance_scale=scale, encoder=source.encoder
+            kind=config.kind,
+            metric="euclidean",
+            distance_scale=scale,
+            encoder=source.encoder,
+            embeddings_digest=source.embeddings_digest,
         )
         for name, values in built.datasets().items():
             writer.write(name, values)
@@ -98,34 +103,6 @@ def index(
         "default_sigma": SIGMA_PER_SCALE * scale["median"],
     }
     return StageResult("index", output, summary, source.notices)
-
-
-def measure_distance_scale(built: Index, *, seed: int = 0) -> dict[str, Any]:
-    """Measure how far apart the memory's rows lie, in the unit of sigma.
-
-    Parameters
-    ----------
-    built : Index
-        The memory.
-    seed : int
-        Of the sample of rows.
-
-    Returns
-    -------
-    dict
-        `median`: the median Euclidean distance from `sample` rows, drawn with `seed`, to their
-        `neighbor`-th nearest other row; 0 for a memory of one row.
-    """
-    datasets = built.datasets()
-    n = built.shape[0]
-    sample = min(SCALE_SAMPLE, n)
-    rows = np.sort(np.random.default_rng(seed).choice(n, size=sample, replace=False))
-    neighbor = min(SCALE_NEIGHBOR, n - 1)
-    median = 0.0
-    if neighbor:
-        found = search_others(built, datasets["vectors"][rows], rows, neighbor)
-        median = float(np.median(found.distances[:, -1]))
-    return {"median": median, "neighbor": neighbor, "sample": sample, "seed": seed}
 
 
 def _read_all(source: EmbeddingSource, progress: Progress) -> np.ndarray[Any, Any]:

@@ -9,12 +9,12 @@ from resmem_cli.artifacts.reader import open_artifact
 from resmem_cli.types import StageResult
 
 
-def info(artifact: Path) -> StageResult:
+def info(artifact: Path | str) -> StageResult:
     """Describe an artifact of any format, without reading its rows.
 
     Parameters
     ----------
-    artifact : pathlib.Path
+    artifact : pathlib.Path or str
         The file.
 
     Raises
@@ -22,6 +22,7 @@ def info(artifact: Path) -> StageResult:
     MissingInputError, DataError
         As the message says.
     """
+    artifact = Path(artifact)
     with open_artifact(artifact) as opened:
         header = opened.header
         summary = {

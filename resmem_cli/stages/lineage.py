@@ -22,7 +22,7 @@ def check_lineage(index_file: Artifact, memory_file: Artifact, source: Embedding
     """
     logits = source.require_logits()
     index, memory, queries = index_file.path, memory_file.path, source.path
-    digests = (index_file.input_digest("embeddings"), memory_file.input_digest("embeddings"))
+    digests = [file.parameters["embeddings_digest"] for file in (index_file, memory_file)]
     rows = (index_file.dimensions["n"], memory_file.dimensions["n"])
     remedy = "make index and residuals from one file"
     _same("embeddings", index, digests[0], memory, digests[1], remedy=remedy)

@@ -18,7 +18,7 @@ from resmem_cli.residuals import largest_entries
 from resmem_cli.stages.lineage import artifact_record, check_lineage
 from resmem_cli.stages.sources import EmbeddingSource, open_embeddings
 from resmem_cli.stages.stored_memory import StoredMemory, load_index
-from resmem_cli.stages.streaming import search_rows
+from resmem_cli.stages.streaming import query_rows
 from resmem_cli.types import ArraySelection, Method, Progress, StageResult, no_progress, row_blocks
 from resmem_cli.weights import check_sigma, default_sigma
 
@@ -52,11 +52,11 @@ class PredictConfig:
 
 
 def predict(
-    queries: Path,
+    queries: Path | str,
     *,
-    index: Path,
-    residuals: Path,
-    output: Path,
+    index: Path | str,
+    residuals: Path | str,
+    output: Path | str,
     config: PredictConfig | None = None,
     clobber: bool = True,
     progress: Progress = no_progress,
@@ -65,11 +65,11 @@ def predict(
 
     Parameters
     ----------
-    queries : pathlib.Path
+    queries : pathlib.Path or str
         An embeddings artifact or exported arrays, with logits; labels are carried over if there.
-    index, residuals : pathlib.Path
+    index, residuals : pathlib.Path or str
         Artifacts made from the same embeddings.
-    output : pathlib.Path
+    output : pathlib.Path or str
         The artifact to write.
     config : PredictConfig, optional
         The parameters.
@@ -85,6 +85,7 @@ def predict(
     MissingInputError, DataError, OutputError
         As the message says, among them inputs that do not belong together; nothing is written then.
     """
+    queries, index, residuals, output = Path(queries), Path(index), Path(residuals), Path(output)
     config = config or PredictConfig()
     _check_config(config)
     with ExitStack() as stack:
@@ -125,6 +126,7 @@ def predict(
                     artifact_record("residuals", memory_file),
                 ],
                 parameters=parameters,
+                reads=(*source.files, index, residuals),
                 clobber=clobber,
             )
         )
@@ -192,7 +194,7 @@ class _Run:
         ):
             if values is not None:
                 writer.write(name, values)
-        step = config.block_rows or search_rows(
+        step = config.block_rows or query_rows(
             n_memory=self._index.shape[0], d=source.d, n_classes=n_classes, k=config.k
         )
         for block in progress(row_blocks(n, step), "predicting"):

@@ -10,7 +10,13 @@ import numpy as np
 from resmem_cli.artifacts.formats import RESIDUALS
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import UsageError
-from resmem_cli.residuals import check_temperature, class_dtype, compute_residuals, compute_top_residuals
+from resmem_cli.residuals import (
+    check_temperature,
+    check_top,
+    class_dtype,
+    compute_residuals,
+    compute_top_residuals,
+)
 from resmem_cli.stages.sources import open_embeddings
 from resmem_cli.stages.streaming import rows_within
 from resmem_cli.types import ArraySelection, Progress, StageResult, no_progress, row_blocks
@@ -39,9 +45,9 @@ class ResidualizeConfig:
 
 
 def residualize(
-    embeddings: Path,
+    embeddings: Path | str,
     *,
-    output: Path,
+    output: Path | str,
     config: ResidualizeConfig | None = None,
     clobber: bool = True,
     progress: Progress = no_progress,
@@ -50,9 +56,9 @@ def residualize(
 
     Parameters
     ----------
-    embeddings : pathlib.Path
+    embeddings : pathlib.Path or str
         An embeddings artifact or exported arrays, with logits and labels.
-    output : pathlib.Path
+    output : pathlib.Path or str
         The artifact to write.
     config : ResidualizeConfig, optional
         Temperature and storage.
@@ -68,6 +74,7 @@ def residualize(
     MissingInputError, DataError, OutputError
         As the message says; nothing is written then.
     """
+    embeddings, output = Path(embeddings), Path(output)
     config = config or ResidualizeConfig()
     check_temperature(config.temperature)
     if config.block_rows is not None and config.block_rows < 1:
@@ -75,19 +82,23 @@ def residualize(
     with open_embeddings(embeddings, config.arrays) as source:
         logits, labels = source.require_logits(), source.require_labels()
         n, n_classes = logits.shape
-        if config.top is not None and not 1 <= config.top <= n_classes:
-            raise UsageError(
-                "--top out of range", expected=f"1 to {n_classes:,} (the classes)", found=config.top
-            )
+        if config.top is not None:
+            check_top(config.top, n_classes=n_classes)
         parameters = {
             "temperature": config.temperature,
             "top": config.top,
             "n_classes": n_classes,
             "encoder": source.encoder,
+            "embeddings_digest": source.embeddings_digest,
         }
         n_right = 0
         with ArtifactWriter(
-            output, RESIDUALS, inputs=[source.record("embeddings")], parameters=parameters, clobber=clobber
+            output,
+            RESIDUALS,
+            inputs=[source.record("embeddings")],
+            parameters=parameters,
+            reads=source.files,
+            clobber=clobber,
         ) as writer:
             if config.top is None:
                 writer.create("residuals", (n, n_classes), np.float32)

@@ -37,6 +37,8 @@ class EmbeddingSource:
     ----------
     path : pathlib.Path
         Where they come from.
+    files : tuple of pathlib.Path
+        Every file that is read.
     embeddings : RowSource
         (n, d) float32 or float16.
     logits : RowSource or None
@@ -62,9 +64,11 @@ class EmbeddingSource:
         *,
         parameters: Mapping[str, Any],
         kind: str,
+        files: tuple[Path, ...],
         notices: tuple[str, ...] = (),
     ) -> None:
         self.path = path
+        self.files = files
         self.notices = notices
         self.sources: Mapping[str, str] = parameters["sources"]
         self.encoder: Mapping[str, Any] | None = parameters.get("encoder")
@@ -76,6 +80,7 @@ class EmbeddingSource:
         self.n, self.d = self.embeddings.shape
         self.n_classes = None if self.logits is None else self.logits.shape[1]
         self._arrays = arrays
+        self._digests: dict[str, DatasetDigest] = {}
         self._kind = kind
         self._stack = ExitStack()
 
@@ -98,10 +103,20 @@ class EmbeddingSource:
         return content_digest({name: self._dataset_digest(name) for name in self._arrays})
 
     def _dataset_digest(self, name: str) -> DatasetDigest:
+        if name not in self._digests:
+            self._digests[name] = self._compute_digest(name)
+        return self._digests[name]
+
+    def _compute_digest(self, name: str) -> DatasetDigest:
         spec, rows = EMBEDDINGS.spec(name), self._arrays[name]
         step = block_rows(spec, rows.dtype, rows.shape)
         blocks: Iterator[NDArray[Any]] = (rows.read(b.start, b.stop) for b in row_blocks(rows.shape[0], step))
         return digest_rows(spec, rows.dtype, rows.shape, blocks)
+
+    @cached_property
+    def embeddings_digest(self) -> str:
+        """Digest of the embeddings alone: what an index and residuals must have in common."""
+        return content_digest({"embeddings": self._dataset_digest("embeddings")})
 
     def record(self, role: str) -> InputRecord:
         """Describe this source for the lineage of what is made from it."""
@@ -152,7 +167,7 @@ class EmbeddingSource:
         self.close()
 
 
-def open_embeddings(path: Path, selection: ArraySelection | None = None) -> EmbeddingSource:
+def open_embeddings(path: Path | str, selection: ArraySelection | None = None) -> EmbeddingSource:
     """Open an embeddings artifact, or a file of exported arrays.
 
     Parameters
@@ -171,6 +186,7 @@ def open_embeddings(path: Path, selection: ArraySelection | None = None) -> Embe
     UsageError
         If arrays are selected from an artifact, whose names are fixed.
     """
+    path = Path(path)
     selection = selection or ArraySelection()
     if is_artifact(path):
         artifact = open_artifact(path, EMBEDDINGS)
@@ -192,15 +208,27 @@ def open_embeddings(path: Path, selection: ArraySelection | None = None) -> Embe
         if values is not None:
             found[name] = ArrayRows(values)
     return EmbeddingSource(
-        path, found, parameters={"sources": arrays.sources}, kind="arrays", notices=arrays.notices
+        path,
+        found,
+        parameters={"sources": arrays.sources},
+        kind="arrays",
+        files=arrays.files,
+        notices=arrays.notices,
     ).closing(arrays)
 
 
 class _ArtifactSource(EmbeddingSource):
     def __init__(self, artifact: Artifact) -> None:
         arrays = {name: artifact.rows(name) for name in artifact.shapes}
-        super().__init__(artifact.path, arrays, parameters=artifact.parameters, kind=EMBEDDINGS.name)
+        super().__init__(
+            artifact.path,
+            arrays,
+            parameters=artifact.parameters,
+            kind=EMBEDDINGS.name,
+            files=(artifact.path,),
+        )
         self._content_digest = artifact.header.content_digest
+        self._digests = dict(artifact.digests)
 
     @cached_property
     def digest(self) -> str:

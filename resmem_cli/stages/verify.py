@@ -11,12 +11,12 @@ from resmem_cli.errors import DataError
 from resmem_cli.types import StageResult
 
 
-def verify(artifacts: Sequence[Path]) -> StageResult:
+def verify(artifacts: Sequence[Path | str]) -> StageResult:
     """Read artifacts whole and recompute every digest.
 
     Parameters
     ----------
-    artifacts : sequence of pathlib.Path
+    artifacts : sequence of pathlib.Path or str
         The files.
 
     Returns
@@ -29,7 +29,7 @@ def verify(artifacts: Sequence[Path]) -> StageResult:
     MissingInputError
         If one of them is not there.
     """
-    return StageResult("verify", None, {"files": [_verify_one(path) for path in artifacts]})
+    return StageResult("verify", None, {"files": [_verify_one(Path(path)) for path in artifacts]})
 
 
 def _verify_one(path: Path) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from resmem_cli.errors import DataError
 from resmem_cli.indexes.base import Index, Neighbors
 from resmem_cli.indexes.exact import ExactIndex
+from resmem_cli.indexes.scale import measure_distance_scale
 from resmem_cli.memory import DenseMemory, Prediction, predict_from_neighbors
 from resmem_cli.residuals import compute_residuals
-from resmem_cli.stages.index import measure_distance_scale
 from resmem_cli.types import Method
 from resmem_cli.weights import default_sigma
 
@@ -75,6 +75,7 @@ class ResidualMemory:
         DataError
             If the arrays do not fit together or are not finite.
         """
+        embeddings, logits, labels = np.asarray(embeddings), np.asarray(logits), np.asarray(labels)
         if not len(embeddings) == len(logits) == len(labels) > 0 or embeddings.ndim != 2:
             raise DataError(
                 "arrays do not fit together",
@@ -119,6 +120,7 @@ class ResidualMemory:
         DataError
             If the arrays have other dimensions than the memory's, or are not finite.
         """
+        embeddings, logits = np.asarray(embeddings), np.asarray(logits)
         if logits.shape != (len(embeddings), self.residuals.shape[1]):
             raise DataError(
                 "logits do not fit the memory",

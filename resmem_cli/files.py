@@ -1,0 +1,36 @@
+"""Input files: whether they can be read, and the digest of their bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from resmem_cli.errors import MissingInputError
+
+
+def require_file(path: Path) -> None:
+    """Refuse a path that is no readable file, before a library meets it.
+
+    Raises
+    ------
+    MissingInputError
+        If it is missing, a folder, something else than a file, or not readable.
+    """
+    try:
+        # Looked at before it is opened: opening a named pipe would wait for its writer.
+        if path.is_dir():
+            raise MissingInputError("a folder, not a file", file=path)
+        if not path.is_file():
+            raise MissingInputError("no such file", file=path)
+        path.open("rb").close()
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise MissingInputError(f"can't be read: {reason}", file=path) from error
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, read in blocks; raises as `require_file`."""
+    require_file(path)
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
