@@ -80,7 +80,7 @@ class ArtifactWriter:
         refuse_input(path, reads)
         self.path = path
         self.format = fmt
-        self._inputs = inputs
+        self._inputs = list(inputs)
         self._parameters = dict(parameters or {})
         self._datasets: dict[str, _DatasetWriter] = {}
         self._waiting: list[_Block] = []
@@ -137,6 +137,10 @@ class ArtifactWriter:
         self._waiting += [
             dataclasses.replace(block, rows=block.rows.copy()) for block in new if block.last > reached
         ]
+
+    def add_inputs(self, *records: InputRecord) -> None:
+        """Add to the lineage what takes long to digest: the output is known to be writable by now."""
+        self._inputs += records
 
     def set_parameters(self, **parameters: Any) -> None:
         """Add parameters, JSON values, which become known only while writing."""

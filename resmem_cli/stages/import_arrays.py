@@ -57,12 +57,12 @@ def import_arrays(
         ArtifactWriter(
             output,
             EMBEDDINGS,
-            inputs=[source.record("arrays")],
             parameters={"sources": dict(source.sources), "encoder": source.encoder},
             reads=source.files,
             clobber=clobber,
         ) as writer,
     ):
+        writer.add_inputs(source.record("arrays"))
         for name, rows in source.arrays.items():
             writer.create(name, rows.shape, rows.dtype)
             blocks = row_blocks(rows.shape[0], rows_within(rows.shape, rows.dtype))

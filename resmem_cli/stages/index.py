@@ -77,12 +77,11 @@ def index(
         raise UsageError("no such kind of index", expected=f"one of {', '.join(kinds)}", found=config.kind)
     with (
         open_embeddings(embeddings, config.arrays) as source,
-        ArtifactWriter(
-            output, INDEX, inputs=[source.record("embeddings")], reads=source.files, clobber=clobber
-        ) as writer,
+        ArtifactWriter(output, INDEX, reads=source.files, clobber=clobber) as writer,
     ):
         built = kinds[config.kind].build(_read_all(source, progress))
         scale = measure_distance_scale(built, seed=config.seed, progress=progress)
+        writer.add_inputs(source.record("embeddings"))
         writer.set_parameters(
             kind=config.kind,
             metric="euclidean",

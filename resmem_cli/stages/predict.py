@@ -120,15 +120,15 @@ def predict(
             ArtifactWriter(
                 output,
                 PREDICTIONS,
-                inputs=[
-                    source.record("queries"),
-                    artifact_record("index", index_file),
-                    artifact_record("residuals", memory_file),
-                ],
                 parameters=parameters,
                 reads=(*source.files, index, residuals),
                 clobber=clobber,
             )
+        )
+        writer.add_inputs(
+            source.record("queries"),
+            artifact_record("index", index_file),
+            artifact_record("residuals", memory_file),
         )
         run = _Run(load_index(index_file), memory, source, config=config, sigma=sigma)
         run.write(writer, progress)

@@ -89,17 +89,17 @@ def residualize(
             "top": config.top,
             "n_classes": n_classes,
             "encoder": source.encoder,
-            "embeddings_digest": source.embeddings_digest,
         }
         n_right = 0
         with ArtifactWriter(
             output,
             RESIDUALS,
-            inputs=[source.record("embeddings")],
             parameters=parameters,
             reads=source.files,
             clobber=clobber,
         ) as writer:
+            writer.add_inputs(source.record("embeddings"))
+            writer.set_parameters(embeddings_digest=source.embeddings_digest)
             if config.top is None:
                 writer.create("residuals", (n, n_classes), np.float32)
             else:
