@@ -137,19 +137,6 @@ class Artifact:
             raise DataError("not a number", file=self.path, field=field, found=value, remedy=DAMAGED)
         return value
 
-    def input_digest(self, role: str) -> str:
-        """Digest of the input of that role.
-
-        Raises
-        ------
-        DataError
-            If the lineage names no such input.
-        """
-        for record in self.header.inputs:
-            if record.role == role:
-                return record.digest
-        raise DataError(f"its lineage names no {role}", file=self.path, remedy=DAMAGED)
-
     def close(self) -> None:
         """Close the file."""
         self._file.close()

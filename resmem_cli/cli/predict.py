@@ -20,15 +20,11 @@ def run(
     ],
     index: Annotated[
         Path,
-        typer.Option(
-            "--index", metavar="FILE", help="The memory's index.", show_default=False, readable=False
-        ),
+        options.input_option("--index", "The memory's index."),
     ],
     residuals: Annotated[
         Path,
-        typer.Option(
-            "--residuals", metavar="FILE", help="The memory's residuals.", show_default=False, readable=False
-        ),
+        options.input_option("--residuals", "The memory's residuals."),
     ],
     output: options.Output = None,
     k: Annotated[int, typer.Option("-k", metavar="K", help="Neighbours of each query.")] = 53,
