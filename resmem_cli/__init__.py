@@ -25,9 +25,16 @@ if TYPE_CHECKING:
     )
     from resmem_cli.metrics import Gain, compare
     from resmem_cli.residual_memory import ResidualMemory
-    from resmem_cli.residuals import TopResiduals, compute_residuals, compute_top_residuals, softmax
+    from resmem_cli.residuals import (
+        TopLogits,
+        TopResiduals,
+        compute_residuals,
+        compute_top_residuals,
+        softmax,
+    )
     from resmem_cli.stages.analyze import analyze
-    from resmem_cli.stages.embed import EmbedConfig, embed
+    from resmem_cli.stages.embed import embed, list_layers
+    from resmem_cli.stages.embedding.config import EmbedConfig, ImageConfig, LanguageConfig
     from resmem_cli.stages.import_arrays import ImportConfig, import_arrays
     from resmem_cli.stages.index import IndexConfig, index
     from resmem_cli.stages.info import info
@@ -35,25 +42,40 @@ if TYPE_CHECKING:
     from resmem_cli.stages.residualize import ResidualizeConfig, residualize
     from resmem_cli.stages.sources import open_embeddings
     from resmem_cli.stages.verify import verify
-    from resmem_cli.types import ArraySelection, Method, StageResult
+    from resmem_cli.types import (
+        ArraySelection,
+        ComputeType,
+        ImageLayout,
+        Method,
+        Pooling,
+        StageResult,
+        StorageType,
+    )
     from resmem_cli.weights import default_sigma, neighbor_weights
 
 # Where each public name lives. They are imported when first used, so that `resmem --help` loads no numpy.
 _HOMES = {
     "ArraySelection": "types",
+    "ComputeType": "types",
     "DenseMemory": "memory",
-    "EmbedConfig": "stages.embed",
+    "EmbedConfig": "stages.embedding.config",
     "ExactIndex": "indexes.exact",
     "Gain": "metrics",
+    "ImageConfig": "stages.embedding.config",
+    "ImageLayout": "types",
     "ImportConfig": "stages.import_arrays",
     "IndexConfig": "stages.index",
+    "LanguageConfig": "stages.embedding.config",
     "Method": "types",
     "Neighbors": "indexes.base",
+    "Pooling": "types",
     "PredictConfig": "stages.predict",
     "Prediction": "memory",
     "ResidualMemory": "residual_memory",
     "ResidualizeConfig": "stages.residualize",
     "StageResult": "types",
+    "StorageType": "types",
+    "TopLogits": "residuals",
     "TopMemory": "memory",
     "TopResiduals": "residuals",
     "analyze": "stages.analyze",
@@ -65,6 +87,7 @@ _HOMES = {
     "import_arrays": "stages.import_arrays",
     "index": "stages.index",
     "info": "stages.info",
+    "list_layers": "stages.embed",
     "neighbor_votes": "memory",
     "neighbor_weights": "weights",
     "open_artifact": "artifacts.reader",
@@ -78,19 +101,26 @@ _HOMES = {
 
 __all__ = [
     "ArraySelection",
+    "ComputeType",
     "DenseMemory",
     "EmbedConfig",
     "ExactIndex",
     "Gain",
+    "ImageConfig",
+    "ImageLayout",
     "ImportConfig",
     "IndexConfig",
+    "LanguageConfig",
     "Method",
     "Neighbors",
+    "Pooling",
     "PredictConfig",
     "Prediction",
     "ResidualMemory",
     "ResidualizeConfig",
     "StageResult",
+    "StorageType",
+    "TopLogits",
     "TopMemory",
     "TopResiduals",
     "__version__",
@@ -103,6 +133,7 @@ __all__ = [
     "import_arrays",
     "index",
     "info",
+    "list_layers",
     "neighbor_votes",
     "neighbor_weights",
     "open_artifact",

@@ -10,9 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resmem_cli.errors import DataError, UsageError
+from resmem_cli.threads import for_each_block
+from resmem_cli.types import row_blocks
 
 VALUE_SCALE = 65535
 """A top residual of size 1 is stored as this integer."""
+
+# Rows handled at once: their float64 copies stay in the processor's cache.
+_BLOCK_ELEMENTS = 1 << 17
 
 _SMALLEST = float(np.finfo(np.float32).tiny)
 _LARGEST = float(np.finfo(np.float32).max)
@@ -41,8 +46,7 @@ def softmax(logits: NDArray[Any], *, temperature: float = 1.0) -> NDArray[np.flo
     check_temperature(temperature)
     # In C order, so that each row is summed in the same order whatever the layout of the logits.
     scores = logits.astype(np.float32, order="C")
-    # Beyond float32's range the division would give 0/0 or ∞/∞.
-    divisor = np.float32(min(max(temperature, _SMALLEST), _LARGEST))
+    divisor = np.float32(_divisor(temperature))
     with np.errstate(over="ignore"):
         # The maximum is subtracted before dividing, or a small temperature would overflow.
         scores -= scores.max(axis=1, keepdims=True)
@@ -90,7 +94,7 @@ class TopResiduals:
     """The entries of largest absolute value of each residual, in fixed-width rows.
 
     The label's entry is always among the largest, since a residual sums to 0 and all others are
-    negative; it stands first. Then come the most probable other classes, the most probable first.
+    negative; it stands first. Then come the other classes of largest logit, the largest first.
 
     Attributes
     ----------
@@ -115,6 +119,31 @@ class TopResiduals:
     def signed_values(self) -> NDArray[np.float32]:
         """Decode the (n, m) values."""
         return decode_values(self.values)
+
+
+@dataclass(frozen=True)
+class TopLogits:
+    """The largest logits of each row, with what the rest of a softmax at T = 1 needs.
+
+    Attributes
+    ----------
+    classes : (n, m) uint16 or int32
+        Which classes, the largest logit first; of equal logits the lower class.
+    values : (n, m) float32
+        Their logits.
+    logsumexp : (n,) float64
+        `log Σ_c exp(f_c)` over all classes.
+    label_logit : (n,) float32 or None
+        The label's logit, where there are labels.
+    n_classes : int
+        `C`, how many logits there were.
+    """
+
+    classes: NDArray[Any]
+    values: NDArray[np.float32]
+    logsumexp: NDArray[np.float64]
+    label_logit: NDArray[np.float32] | None
+    n_classes: int
 
 
 def class_dtype(n_classes: int) -> np.dtype[Any]:
@@ -143,7 +172,7 @@ def compute_top_residuals(
     labels : (n,) integers
         In [0, C).
     top : int
-        `m`, from 1 to C; equally probable classes go to the lower class.
+        `m`, from 1 to C; of equal logits the lower class is taken.
     temperature : float
         `T`.
 
@@ -155,17 +184,96 @@ def compute_top_residuals(
         If the labels do not fit the logits.
     """
     _check_labels(logits, labels)
+    check_temperature(temperature)
     n_classes = logits.shape[1]
     check_top(top, n_classes=n_classes)
-    probabilities = softmax(logits, temperature=temperature)
-    rows = np.arange(len(labels))
-    own = 1 - probabilities[rows, labels]
-    probabilities[rows, labels] = -1
-    others = largest_entries(probabilities, top - 1)
-    values = np.concatenate([own[:, None], np.take_along_axis(probabilities, others, axis=1)], axis=1)
-    stored = np.rint(values * VALUE_SCALE).astype(np.uint16)
-    classes = np.concatenate([labels.astype(np.int64)[:, None], others], axis=1)
-    return TopResiduals(classes.astype(class_dtype(n_classes)), stored, n_classes)
+    classes = np.empty((len(logits), top), class_dtype(n_classes))
+    stored = np.empty((len(logits), top), np.uint16)
+
+    def fill(block: slice) -> None:
+        scores = logits[block].astype(np.float32, order="C")
+        own = labels[block].astype(np.int64)[:, None]
+        largest, normaliser = _normaliser(scores, temperature)
+        own_logits = np.take_along_axis(scores, own, axis=1)
+        np.put_along_axis(scores, own, -np.inf, axis=1)
+        others = largest_entries(scores, top - 1)
+        kept = np.concatenate([own_logits, np.take_along_axis(scores, others, axis=1)], axis=1)
+        classes[block] = np.concatenate([own, others], axis=1)
+        if temperature == 1:
+            # In the order in which `TopLogits` allows it, for the same bits.
+            stored[block] = _encode(kept - (largest + normaliser))
+        else:
+            stored[block] = _encode((kept - largest) / _divisor(temperature) - normaliser)
+
+    for_each_block(fill, row_blocks(len(logits), max(1, _BLOCK_ELEMENTS // n_classes)))
+    return TopResiduals(classes, stored, n_classes)
+
+
+def residuals_of_top_logits(logits: TopLogits, labels: NDArray[Any], *, top: int) -> TopResiduals:
+    """Compute what `compute_top_residuals` gives at T = 1, from the largest logits alone.
+
+    Parameters
+    ----------
+    logits : TopLogits
+        With the labels' logits.
+    labels : (n,) integers
+        In [0, C).
+    top : int
+        `m`, from 1 to the number of logits kept.
+
+    Raises
+    ------
+    UsageError
+        If `top` is out of range.
+    DataError
+        If the labels do not fit, or their logits are missing.
+    """
+    n, n_kept = logits.classes.shape
+    if not 1 <= top <= n_kept:
+        raise UsageError("top out of range", expected=f"1 to {n_kept:,} (the logits kept)", found=top)
+    _check_labels(np.broadcast_to(np.float32(0), (n, logits.n_classes)), labels)
+    if logits.label_logit is None:
+        raise DataError("top logits without those of the labels")
+    own = labels.astype(np.int64)[:, None]
+    # The label goes last where it is among the largest; the rest stays in order.
+    order = np.argsort(logits.classes == own, axis=1, kind="stable")[:, : top - 1]
+    others = np.take_along_axis(logits.classes, order, axis=1)
+    kept = np.concatenate(
+        [logits.label_logit[:, None], np.take_along_axis(logits.values, order, axis=1)], axis=1
+    )
+    classes = np.concatenate([own, others], axis=1).astype(class_dtype(logits.n_classes))
+    return TopResiduals(classes, _encode(kept - logits.logsumexp[:, None]), logits.n_classes)
+
+
+def logsumexp(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Compute `log Σ_c exp(f_c)` of each row of (n, C) logits in float64, as `TopLogits` holds it."""
+    return np.add(*_normaliser(logits.astype(np.float32, order="C"), 1.0))[:, 0]
+
+
+def _normaliser(
+    scores: NDArray[np.float32], temperature: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute `a = max_c f_c` and `log Σ_c exp((f_c − a) / T)`, each (n, 1)."""
+    largest = scores.max(axis=1, keepdims=True).astype(np.float64)
+    shifted = scores - largest
+    if temperature != 1:
+        shifted /= _divisor(temperature)
+    np.exp(shifted, out=shifted)
+    return largest, np.log(shifted.sum(axis=1, keepdims=True))
+
+
+def _divisor(temperature: float) -> float:
+    # Beyond float32's range the division would give 0/0 or ∞/∞.
+    return min(max(temperature, _SMALLEST), _LARGEST)
+
+
+def _encode(log_probabilities: NDArray[np.float64]) -> NDArray[np.uint16]:
+    """Store the absolute residuals of (n, m) classes, the first of which are the labels."""
+    values = np.exp(log_probabilities)
+    values[:, 0] = 1 - values[:, 0]
+    # Rounding can leave a probability just above 1.
+    stored: NDArray[np.uint16] = np.rint(np.clip(values, 0, 1) * VALUE_SCALE).astype(np.uint16)
+    return stored
 
 
 def largest_entries(scores: NDArray[np.float32], m: int) -> NDArray[np.int64]:

@@ -17,6 +17,38 @@ class Method(StrEnum):
     KNN = "knn"
 
 
+class ComputeType(StrEnum):
+    """The type a network computes in."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+
+class StorageType(StrEnum):
+    """The type numbers are stored in."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+
+class Pooling(StrEnum):
+    """How the positions of one example, pixels or tokens, become one vector."""
+
+    MEAN = "mean"
+    MAX = "max"
+    CLS = "cls"
+    LAST = "last"
+    NONE = "none"
+
+
+class ImageLayout(StrEnum):
+    """Where the channels of an array of images are."""
+
+    NHWC = "nhwc"
+    NCHW = "nchw"
+
+
 @dataclass(frozen=True)
 class ArraySelection:
     """Which arrays of a file are meant.
@@ -25,9 +57,10 @@ class ArraySelection:
     ----------
     split : str, optional
         ``train``, ``val`` or ``test``, or another name that the file's keys carry.
-    embeddings, logits, probabilities, labels, ids, class_names, inputs : str, optional
+    embeddings, logits, probabilities, labels, ids, class_names, inputs, offsets : str, optional
         Each a key of the main file, another file, ``FILE:KEY``, or ``none`` to leave the array out;
-        names in common use are recognised without. `inputs` is for `embed` only.
+        names in common use are recognised without. `inputs` is for `embed` only, `offsets` (where
+        each document begins in a flat array of tokens) for its language models.
     """
 
     split: str | None = None
@@ -38,6 +71,7 @@ class ArraySelection:
     ids: str | None = None
     class_names: str | None = None
     inputs: str | None = None
+    offsets: str | None = None
 
 
 class Progress(Protocol):

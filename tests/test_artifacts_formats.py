@@ -29,7 +29,7 @@ ALL_FORMATS = list(FORMATS.values())
 each_format = pytest.mark.parametrize("fmt", ALL_FORMATS, ids=lambda fmt: fmt.name.removeprefix("resmem."))
 
 # The length of every axis; all differ within a format, so that two axes taken for each other show.
-LENGTHS = {"n": 11, "d": 3, "C": 4, "m": 2, "q": 9, "k": 5, "r": 2, "a": 3, "b": 1, "e": 7, "h": 6}
+LENGTHS = {"n": 11, "d": 3, "C": 4, "m": 2, "q": 9, "k": 5, "r": 2, "a": 3, "b": 1, "e": 7, "h": 6, "D": 8}
 INPUT = InputRecord(role="arrays", file="train.npz", format="arrays", digest="0" * 64)
 
 
@@ -136,10 +136,16 @@ def test_axes_have_names_and_differ_within_a_dataset(fmt):
 
 
 @each_format
-def test_alternatives_are_declared_optional_and_apart(fmt):
-    paths = [path for group in fmt.one_of for path in group]
-    assert len(set(paths)) == len(paths)
-    assert not any(fmt.spec(path).required for path in paths)
+def test_alternatives_are_declared_optional_and_differ(fmt):
+    groups = [frozenset(group) for group in fmt.one_of]
+    assert len(set(groups)) == len(groups)
+    assert not any(fmt.spec(path).required for group in groups for path in group)
+
+
+def test_each_format_has_the_version_it_had_when_it_last_changed():
+    assert {fmt.name.removeprefix("resmem."): fmt.version for fmt in ALL_FORMATS} == {
+        "embeddings": 2, "residuals": 1, "index": 1, "predictions": 1, "report": 1,
+    }  # fmt: skip
 
 
 def test_only_what_is_read_at_random_rows_is_mapped():

@@ -37,7 +37,7 @@ HEIGHTS = {
 # The package itself offers names of every layer; `python -m resmem_cli` is the command line.
 OUTSIDE = {"__init__", "__main__"}
 
-HEAVY = {"torch", "faiss", "h5py", "scipy", "matplotlib", "numpy", "rich", "pyarrow"}
+HEAVY = {"torch", "faiss", "h5py", "scipy", "matplotlib", "numpy", "rich", "pyarrow", "PIL", "tokenizers"}
 OWNERS = {
     "typer": "cli",
     "rich": "cli",
@@ -45,6 +45,10 @@ OWNERS = {
     "faiss": "indexes",
     "torch": "models",
     "pyarrow": "arrays",
+    "PIL": "arrays",
+    "tokenizers": "arrays",
+    "transformers": "models",
+    "timm": "models",
 }
 
 

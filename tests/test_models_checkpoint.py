@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from resmem_cli.errors import DataError, MissingInputError, UsageError
+from resmem_cli.errors import DataError, MissingInputError, ResourceError, UsageError
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 safetensors_torch = pytest.importorskip("safetensors.torch", reason="needs the torch extra")
@@ -120,7 +120,7 @@ def test_a_class_and_its_methods_are_factories(tmp_path: Path, factories: str, a
 @pytest.mark.parametrize(
     ("arch", "message"),
     [
-        ("make", "not of the form package.module:factory"),
+        ("make", r"no such architecture .*found make.*package\.module:factory"),
         (":make", "not of the form"),
         ("{}:", "not of the form"),
         ("no_such_module_here:make", "No module named 'no_such_module_here'"),
@@ -292,9 +292,52 @@ class TestTorchScript:
             load_network(path, arch=None, trust_checkpoint=True)
 
 
-def test_an_exported_program_is_refused(tmp_path: Path) -> None:
-    program = torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),))
-    torch.export.save(program, tmp_path / "net.pt2")
+@pytest.mark.parametrize(
+    ("left_out", "message"),
+    [
+        ({"0.bias": None}, "weights 1 missing: 0.bias"),
+        ({"extra": torch.ones(1)}, "weights 1 unexpected: extra"),
+        ({"2.weight": torch.ones(4, 3)}, "weights 1 of another shape: 2.weight (4, 3) instead of (2, 3)"),
+    ],
+)
+def test_what_does_not_fit_is_an_error_or_a_notice(
+    tmp_path: Path, factories: str, left_out: dict[str, torch.Tensor | None], message: str
+) -> None:
+    given = {name: tensor for name, tensor in (weights() | left_out).items() if tensor is not None}
+    path = saved(tmp_path / "net.pt", given)
+    with pytest.raises(DataError, match=r"do not fit the network: 1 .*--arch.*--non-strict"):
+        load_network(path, arch=f"{factories}:make")
 
-    with pytest.raises(DataError, match=r"torch\.export archive.*--arch"):
-        load_network(tmp_path / "net.pt2", arch="a:b", trust_checkpoint=True)
+    networks = [load_network(path, arch=f"{factories}:make", strict=False) for _ in range(2)]
+
+    assert networks[0].notices == (message,)
+    states = [network.module.state_dict() for network in networks]
+    for name, tensor in weights().items():
+        if name not in left_out:
+            assert torch.equal(states[0][name], tensor)
+        assert torch.equal(states[0][name], states[1][name]), "weights of no file are the same in every run"
+
+
+def test_weights_of_which_none_fits_are_an_error_all_the_same(tmp_path: Path, factories: str) -> None:
+    path = saved(tmp_path / "net.pt", {"conv.weight": torch.ones(1)})
+
+    with pytest.raises(DataError, match="4 missing: .*1 unexpected: conv.weight; check --arch") as caught:
+        load_network(path, arch=f"{factories}:make", strict=False)
+    assert "--non-strict" not in str(caught.value)
+
+
+def test_a_network_that_fits_has_no_notices_and_no_gradients(tmp_path: Path, factories: str) -> None:
+    random = torch.get_rng_state()
+
+    network = load_network(saved(tmp_path / "net.pt", weights()), arch=f"{factories}:make")
+
+    assert network.notices == ()
+    assert not any(parameter.requires_grad for parameter in network.module.parameters())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_a_network_too_large_for_memory(tmp_path: Path, factories: str) -> None:
+    with pytest.raises(ResourceError, match="not enough memory"):
+        load_network(
+            saved(tmp_path / "net.pt", weights()), arch=f"{factories}:make", arch_args={"width": 1 << 48}
+        )

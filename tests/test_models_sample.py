@@ -27,12 +27,14 @@ def test_the_sample_network_gives_the_same_predictions_in_any_blocks(
         images, labels = digits["x"], digits["y"]
     capture = EmbeddingCapture(network)
 
-    blocks = [capture.run(images[start : start + block]) for start in range(0, len(images), block)]
-    embeddings, logits = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    starts = range(0, len(images), block)
+    blocks = [capture.run(capture.prepare(images[start : start + block])) for start in starts]
+    embeddings = np.concatenate([found.embeddings for found in blocks])
+    logits = np.concatenate([found.logits for found in blocks])
 
     assert capture.layer_name == "head:input"
     assert embeddings.shape == (597, 16)
     assert np.mean(logits.argmax(axis=1) == labels) == pytest.approx(532 / 597)
-    whole, whole_logits = capture.run(images)
-    np.testing.assert_allclose(embeddings, whole, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(logits, whole_logits, rtol=1e-5, atol=1e-5)
+    whole = capture.run(capture.prepare(images))
+    np.testing.assert_allclose(embeddings, whole.embeddings, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(logits, whole.logits, rtol=1e-5, atol=1e-5)

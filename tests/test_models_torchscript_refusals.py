@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,17 @@ from resmem_cli.models.capture import EmbeddingCapture  # noqa: E402
 from resmem_cli.models.checkpoint import Network, load_network  # noqa: E402
 
 nn = torch.nn
+on_cpu = partial(EmbeddingCapture, device="cpu")
 INPUTS = np.arange(12, dtype=np.float32).reshape(2, 6)
+
+
+def run(
+    capture: EmbeddingCapture, batch: NDArray[Any], *, first_row: int = 0
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    found = capture.run(capture.prepare(batch), first_row=first_row)
+    assert found.logits is not None
+    assert found.top is None
+    return found.embeddings, found.logits
 
 
 def make_net() -> nn.Module:
@@ -41,7 +52,7 @@ def test_only_linear_layers_can_be_named(tmp_path: Path, layer: str) -> None:
     network = from_file(make_net(), tmp_path)
 
     with pytest.raises(DataError, match="--layer: only Linear layers can be named in a TorchScript.*--arch"):
-        EmbeddingCapture(network, layer=layer)
+        on_cpu(network, layer=layer)
 
 
 @pytest.mark.parametrize(("layer", "offered"), [("haed", "head"), ("zzz:input", "body, body.0, body.1")])
@@ -49,7 +60,7 @@ def test_an_unknown_layer_offers_the_nearest_names(tmp_path: Path, layer: str, o
     network = from_file(make_net(), tmp_path)
 
     with pytest.raises(DataError, match=rf"--layer: .*no such layer .*it has {offered}"):
-        EmbeddingCapture(network, layer=layer)
+        on_cpu(network, layer=layer)
 
 
 class Tied(nn.Module):
@@ -70,14 +81,14 @@ TOKENS = np.array([[0, 4], [3, 1]])
 def test_a_head_tied_to_an_embedding_is_told_from_it(tmp_path: Path) -> None:
     net = Tied()
     network = from_file(net, tmp_path)
-    capture = EmbeddingCapture(network)
+    capture = on_cpu(network)
 
-    embeddings, _ = capture.run(TOKENS)
+    embeddings, _ = run(capture, TOKENS)
 
     assert capture.layer_name == "head:input"
     assert_array_equal(embeddings, net.embedding.weight.detach()[[0, 3]].numpy())
     with pytest.raises(DataError, match="only Linear layers can be named"):
-        EmbeddingCapture(network, layer="embedding")
+        on_cpu(network, layer="embedding")
 
 
 def test_linear_layers_of_one_weight_can_not_be_told_apart(tmp_path: Path) -> None:
@@ -86,17 +97,17 @@ def test_linear_layers_of_one_weight_can_not_be_told_apart(tmp_path: Path) -> No
     network = from_file(net, tmp_path)
 
     with pytest.raises(DataError, match=r"share one weight .*found twin, head"):
-        EmbeddingCapture(network, layer="head")
+        on_cpu(network, layer="head")
 
 
 def test_a_layer_that_is_not_called(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"'twin': the network calls this layer 0 times"):
-        EmbeddingCapture(from_file(Tied(), tmp_path), layer="twin").run(TOKENS)
+        run(on_cpu(from_file(Tied(), tmp_path), layer="twin"), TOKENS)
 
 
 def test_a_network_without_linear_layers(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"runs no linear layer.*--arch"):
-        EmbeddingCapture(from_file(nn.LayerNorm(6), tmp_path)).run(INPUTS)
+        run(on_cpu(from_file(nn.LayerNorm(6), tmp_path)), INPUTS)
 
 
 class Checking(nn.Module):
@@ -109,7 +120,21 @@ class Checking(nn.Module):
     ("net", "batch", "message"),
     [
         (make_net(), np.zeros((3, 5), np.float32), r"shape \(3, 5\): RuntimeError: mat1 and mat2 shapes"),
-        (Tied(), np.array([[0, 5]]), r"int64 inputs of shape \(1, 2\): IndexError: index out of range"),
+        (
+            Tied(),
+            np.array([[0, 5]]),
+            r"outside the network's vocabulary \(expected integer ids in 0\.\.4, found 5",
+        ),
+        (
+            make_net(),
+            np.zeros((3, 6), np.int64),
+            r"int64 inputs.*expected \(b, 6\) floats, as its first layer takes",
+        ),
+        (
+            Tied(),
+            np.zeros((3, 6), np.float32),
+            r"float32 inputs.*expected integer ids in 0\.\.4, as its first",
+        ),
         (
             Checking(),
             np.zeros((7, 6), np.float32),
@@ -121,14 +146,14 @@ def test_a_failure_inside_tells_its_own_reason(
     tmp_path: Path, net: nn.Module, batch: NDArray[Any], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        EmbeddingCapture(from_file(net, tmp_path)).run(batch)
+        run(on_cpu(from_file(net, tmp_path)), batch)
 
 
 def test_the_executors_setting_is_put_back(tmp_path: Path) -> None:
     before = torch._C._get_graph_executor_optimize()
-    capture = EmbeddingCapture(from_file(make_net(), tmp_path))
+    capture = on_cpu(from_file(make_net(), tmp_path))
     with pytest.raises(DataError):
-        capture.run(np.zeros((3, 5), np.float32))
+        run(capture, np.zeros((3, 5), np.float32))
 
     assert torch._C._get_graph_executor_optimize() == before is True
 
@@ -139,7 +164,5 @@ def test_a_compiled_part_of_a_plain_network_can_not_be_read(tmp_path: Path) -> N
     network = Network(net, digest="0" * 64, arch="test")
 
     with pytest.raises(DataError, match=r"'0\.head': is a TorchScript part of the network"):
-        EmbeddingCapture(network, layer="0.head")
-    assert_array_equal(
-        EmbeddingCapture(network).run(INPUTS)[0], part(torch.from_numpy(INPUTS)).detach().numpy()
-    )
+        on_cpu(network, layer="0.head")
+    assert_array_equal(run(on_cpu(network), INPUTS)[0], part(torch.from_numpy(INPUTS)).detach().numpy())

@@ -44,6 +44,8 @@ def prefixed(prefix: str) -> dict[str, torch.Tensor]:
         prefixed("_orig_mod."),
         prefixed("_orig_mod.module."),
         prefixed("module._orig_mod.model."),
+        {name.replace("0.", "0._orig_mod."): tensor for name, tensor in weights().items()},
+        {name.replace("0.", "module.0._orig_mod."): tensor for name, tensor in prefixed("module.").items()},
     ],
     ids=lambda saved: next(iter(saved)),
 )
@@ -152,3 +154,41 @@ def test_a_mapping_that_holds_itself() -> None:
 
     with pytest.raises(DataError, match="holds no weights"):
         find_weights(loop, HERE)
+
+
+def test_a_prefix_is_dropped_where_other_names_lack_it() -> None:
+    given = {"state_dict": {**prefixed("model."), "loss.weight": torch.ones(1)}}
+
+    with pytest.raises(DataError, match="do not fit the network: 1 unexpected: loss.weight; "):
+        fit_weights(network(), find_weights(given, HERE), HERE)
+    assert fit_weights(network(), find_weights(given, HERE), HERE, strict=False) == (
+        "weights 1 unexpected: loss.weight",
+    )
+
+
+def test_dropping_a_prefix_never_makes_two_names_one() -> None:
+    given = {**prefixed("module."), "0.weight": torch.ones(3, 2)}
+
+    with pytest.raises(DataError, match=r"3 missing: .*4 unexpected: module\.0\.weight"):
+        fit_weights(network(), given, HERE)
+
+
+def test_the_weights_of_one_part_are_found_under_it() -> None:
+    net = torch.nn.ModuleDict({"body": network(), "head": torch.nn.Linear(1, 1)})
+
+    with pytest.raises(DataError, match=r"network: 2 missing: head\.weight, head\.bias; "):
+        fit_weights(net, weights(), HERE)
+    assert fit_weights(net, weights(), HERE, strict=False) == ("weights 2 missing: head.weight, head.bias",)
+    assert torch.equal(net["body"][1].bias, weights()["1.bias"])
+
+
+def test_two_weights_for_one_tensor_must_be_equal() -> None:
+    net = network()
+    net[1].bias = torch.nn.Parameter(torch.zeros(3))
+    net[0].bias = net[1].bias
+    net[1].weight = torch.nn.Parameter(torch.zeros(3, 3))
+    given = {"0.weight": torch.ones(3, 2), "1.weight": torch.ones(3, 3), "0.bias": torch.ones(3)}
+
+    fit_weights(net, {**given, "1.bias": torch.ones(3)}, HERE)
+    with pytest.raises(DataError, match="1 different where the network has one: 0.bias and 1.bias"):
+        fit_weights(net, {**given, "1.bias": torch.zeros(3)}, HERE)

@@ -79,6 +79,43 @@ def test_shell_commands_run(command: str, sample_arrays: Path) -> None:
     assert done.stderr == ""
 
 
+@pytest.fixture
+def sample_networks(tmp_path: Path) -> Path:
+    """Write a small image classifier and a small language model, untrained, with what they are run on."""
+    torch = pytest.importorskip("torch", reason="needs the torch extra")
+    tokenizers = pytest.importorskip("tokenizers", reason="needs the language extra")
+    from safetensors.torch import save_file, save_model
+
+    from resmem_cli.models.architectures.base import make_network
+
+    torch.manual_seed(0)
+    save_file(make_network("cifar-resnet8").state_dict(), tmp_path / "resnet8.safetensors")
+    language_model = make_network("transformer-lm", arch_args={"vocab_size": 300, "width": 32})
+    save_model(language_model, str(tmp_path / "lm.safetensors"))
+    generator = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "images.npz",
+        x_train=generator.integers(0, 256, size=(20, 32, 32, 3), dtype=np.uint8),
+        y_train=generator.integers(0, 100, size=20),
+    )
+    paragraphs = README.split("\n\n")
+    for folder, texts in (("corpus", paragraphs[:20]), ("held_out", paragraphs[20:25])):
+        (tmp_path / folder).mkdir()
+        for number, text in enumerate(texts):
+            (tmp_path / folder / f"{number}.txt").write_text(text)
+    tokenizer = tokenizers.ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator([README], vocab_size=300, show_progress=False)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", blocks("sh", "run in sample networks"))
+def test_embed_commands_run(command: str, sample_networks: Path) -> None:
+    done = run_shell(command, sample_networks)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
 def test_python_examples_run_one_after_the_other(sample_arrays: Path) -> None:
     run_shell("resmem import arrays.npz --split train -o train.h5", sample_arrays)
     for example in blocks("python"):

@@ -8,10 +8,14 @@ from hypothesis.extra import numpy as hnp
 
 from resmem_cli.errors import DataError, UsageError
 from resmem_cli.residuals import (
+    TopLogits,
     TopResiduals,
+    class_dtype,
     compute_residuals,
     compute_top_residuals,
     largest_entries,
+    logsumexp,
+    residuals_of_top_logits,
     softmax,
 )
 
@@ -176,8 +180,8 @@ class TestTopResiduals:
         labels = labels_for(logits, data)
         m = data.draw(st.integers(1, logits.shape[1]))
         top = compute_top_residuals(logits, labels, top=m)
-        dense = np.abs(compute_residuals(logits, labels))
-        for row, label, classes in zip(dense, labels, top.classes, strict=True):
+        # The order of the logits is that of the residuals' sizes, where these differ at all.
+        for row, label, classes in zip(logits.copy(), labels, top.classes, strict=True):
             row[label] = np.inf
             assert classes.tolist() == np.lexsort((np.arange(len(row)), -row))[:m].tolist()
 
@@ -214,6 +218,91 @@ class TestTopResiduals:
     def test_a_residual_of_1_is_stored_exactly(self):
         top = TopResiduals(np.array([[1, 0]], np.uint16), np.array([[65535, 65535]], np.uint16), 2)
         assert top.to_dense().tolist() == [[-1, 1]]
+
+
+def top_logits(logits, labels, n_kept):
+    """What `embed --top` keeps, by a plain sort."""
+    classes = np.argsort(-logits, axis=1, kind="stable")[:, :n_kept]
+    return TopLogits(
+        classes=classes.astype(class_dtype(logits.shape[1])),
+        values=np.take_along_axis(logits, classes, axis=1),
+        logsumexp=logsumexp(logits),
+        label_logit=None if labels is None else logits[np.arange(len(labels)), labels],
+        n_classes=logits.shape[1],
+    )
+
+
+class TestResidualsOfTopLogits:
+    def test_three_rows_by_hand(self):
+        # Quarters, eighths and thirds; of the second row the label is not among the two that are kept.
+        logits = TopLogits(
+            classes=np.array([[2, 0], [0, 1], [0, 1]], np.uint16),
+            values=np.log(np.array([[2, 1], [6, 1], [1, 1]])).astype(np.float32),
+            logsumexp=np.log(np.array([4.0, 8, 3])),
+            label_logit=np.log(np.array([2, 1, 1])).astype(np.float32),
+            n_classes=3,
+        )
+        top = residuals_of_top_logits(logits, np.array([2, 2, 0]), top=2)
+        assert top.classes.tolist() == [[2, 0], [2, 0], [0, 1]]
+        assert top.classes.dtype == np.uint16
+        np.testing.assert_allclose(
+            top.values / 65535, [[1 / 2, 1 / 4], [7 / 8, 3 / 4], [2 / 3, 1 / 3]], atol=1e-5
+        )
+
+    @settings(max_examples=100, deadline=None)
+    @given(finite_logits, st.data())
+    def test_they_are_those_of_all_logits_to_the_bit(self, logits, data):
+        labels = labels_for(logits, data)
+        n_kept = data.draw(st.integers(1, logits.shape[1]))
+        m = data.draw(st.integers(1, n_kept))
+        dense = compute_top_residuals(logits, labels, top=m, temperature=1)
+        sparse = residuals_of_top_logits(top_logits(logits, labels, n_kept), labels, top=m)
+        assert np.array_equal(sparse.classes, dense.classes)
+        assert np.array_equal(sparse.values, dense.values)
+        assert (sparse.classes.dtype, sparse.n_classes) == (dense.classes.dtype, dense.n_classes)
+
+    @pytest.mark.parametrize("n_classes", [300, 70_000])
+    def test_they_are_those_of_all_logits_where_there_are_many(self, n_classes):
+        rng = np.random.default_rng(n_classes)
+        logits = (rng.normal(size=(20, n_classes)) * 4).round(1).astype(np.float32)
+        labels = rng.integers(n_classes, size=20)
+        dense = compute_top_residuals(logits, labels, top=128, temperature=1)
+        for n_kept in (128, 200):
+            sparse = residuals_of_top_logits(top_logits(logits, labels, n_kept), labels, top=128)
+            assert np.array_equal(sparse.classes, dense.classes)
+            assert np.array_equal(sparse.values, dense.values)
+
+    @pytest.mark.parametrize("top", [0, 3])
+    def test_a_top_beyond_the_logits_kept_is_refused(self, top):
+        logits = top_logits(LOGITS, LABELS, 2)
+        with pytest.raises(UsageError, match=rf"expected 1 to 2 \(the logits kept\), found {top}\)"):
+            residuals_of_top_logits(logits, LABELS, top=top)
+
+    def test_labels_without_their_logits_are_refused(self):
+        with pytest.raises(DataError, match="top logits without those of the labels"):
+            residuals_of_top_logits(top_logits(LOGITS, None, 2), LABELS, top=2)
+
+    @pytest.mark.parametrize("labels", [[0, 1, 3], [0, 1, -1], [0, 1]])
+    def test_labels_that_do_not_fit_are_refused(self, labels):
+        with pytest.raises(DataError, match="label"):
+            residuals_of_top_logits(top_logits(LOGITS, LABELS, 2), np.array(labels), top=2)
+
+
+def test_logsumexp_by_hand_and_of_large_logits():
+    np.testing.assert_allclose(logsumexp(LOGITS), np.log([4, 8, 3]), rtol=1e-7)
+    large = np.array([[LARGEST, LARGEST], [-LARGEST, -LARGEST]], np.float32)
+    assert logsumexp(large).tolist() == [LARGEST, -LARGEST]
+
+
+@pytest.mark.parametrize("temperature", [1e-60, 0.05, 1, 1.4, 1e60])
+def test_top_values_are_within_half_a_unit_of_float64(temperature):
+    logits = np.random.default_rng(1).normal(size=(200, 40)).astype(np.float32) * 5
+    labels = np.arange(200) % 40
+    logits[:, 7] = logits[:, 8]
+    top = compute_top_residuals(logits, labels, top=40, temperature=temperature)
+    expected = np.abs(residuals_in_float64(logits, labels, temperature))
+    stored = np.take_along_axis(expected, top.classes.astype(np.int64), axis=1) * 65535
+    assert np.abs(top.values - stored).max() <= 0.5 + 1e-9
 
 
 @settings(max_examples=80, deadline=None)

@@ -7,15 +7,22 @@ from resmem_cli.arrays.embedding_arrays import (
     open_embedding_arrays,
     open_input_arrays,
 )
+from resmem_cli.arrays.image_folder import ImageFolder
+from resmem_cli.arrays.texts import open_texts
+from resmem_cli.arrays.token_arrays import TokenArrays, open_token_arrays
 
 __all__ = [
     "ArrayFile",
     "ArrayInfo",
     "EmbeddingArrays",
+    "ImageFolder",
     "InputArrays",
     "RowSource",
+    "TokenArrays",
     "open_arrays",
     "open_embedding_arrays",
     "open_input_arrays",
+    "open_texts",
+    "open_token_arrays",
     "readers",
 ]

@@ -83,7 +83,7 @@ class ArrayFile(ABC):
 
 
 class ArrayRows:
-    """Rows of an array that is in memory or mapped into it."""
+    """Rows of an array that is in memory."""
 
     def __init__(self, array: NDArray[Any]) -> None:
         self._array = array

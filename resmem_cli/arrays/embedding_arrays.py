@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -10,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resmem_cli.arrays.base import RowSource
+from resmem_cli.arrays.image_folder import ImageFolder
 from resmem_cli.arrays.labelling import read_class_names, read_ids, read_labels
 from resmem_cli.arrays.locate import OpenFiles, locate_arrays
 from resmem_cli.arrays.rows import input_rows, logit_rows, matrix_rows, probability_rows
 from resmem_cli.arrays.selection import EMBEDDING_ROLES, INPUT_ROLES, Located, Role
 from resmem_cli.errors import DataError, UsageError
+from resmem_cli.files import file_digest
 from resmem_cli.types import ArraySelection
 
 
@@ -81,6 +84,11 @@ class LabelledArrays:
     def files(self) -> tuple[Path, ...]:
         """Every file that is read, the main one first."""
         return self._files.paths
+
+    @cached_property
+    def digests(self) -> tuple[tuple[str, str, str], ...]:
+        """Role, file name and SHA-256 of every file, for the lineage; the files are read for it."""
+        return tuple(("inputs", path.name, file_digest(path)) for path in self.files)
 
     def close(self) -> None:
         """Close the files; the row sources can't be read after that."""
@@ -182,8 +190,34 @@ def open_embedding_arrays(path: Path, selection: ArraySelection) -> EmbeddingArr
         raise
 
 
-def open_input_arrays(path: Path, selection: ArraySelection) -> InputArrays:
-    """Open the arrays that a network is to be run on; as `open_embedding_arrays`, for `embed`."""
+def open_input_arrays(
+    path: Path, selection: ArraySelection, *, image_size: int | None = None, gray: bool = False
+) -> InputArrays | ImageFolder:
+    """Open what a network is to be run on: arrays, as `open_embedding_arrays`, or a folder of images.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        A file of any registered kind, or a folder of images in class folders.
+    selection : ArraySelection
+        Which arrays to take; of a folder, it can only leave labels, ids and class names out.
+    image_size : int, optional
+        Side in pixels that the images of a folder are brought to.
+    gray : bool
+        Whether the images of a folder become gray.
+
+    Raises
+    ------
+    MissingInputError, MissingExtraError, DataError
+        As `open_embedding_arrays` and `ImageFolder`.
+    UsageError
+        If options for a folder are given for a file, or the other way round.
+    """
+    if path.is_dir():
+        return ImageFolder(path, selection, image_size=image_size, gray=gray)
+    for flag, given in (("--image-size", image_size is not None), ("--gray", gray)):
+        if given:
+            raise UsageError(f"{flag} is for a folder of images", file=path, remedy="leave it out")
     files = OpenFiles()
     try:
         return InputArrays(files, locate_arrays(files, path, selection, INPUT_ROLES))

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resmem_cli.arrays.base import (
     ArrayFile,
     ArrayInfo,
-    ArrayRows,
     RowSource,
     check_rows,
     damage_refused,
     reads,
 )
+from resmem_cli.arrays.mapped import MappedFile, MappedRows
 from resmem_cli.errors import DataError
 
 # Beyond its documented ValueError, numpy's header parser lets through what ast, tokenize and
@@ -53,6 +54,11 @@ class NpyHeader:
     def n_bytes(self) -> int:
         """Bytes the declared array takes after the header."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def interleaved(self) -> bool:
+        """Whether a row's elements lie apart: Fortran order, for an array where the order matters."""
+        return self.fortran_order and sum(length > 1 for length in self.shape) > 1
 
     def check(self, available: int, *, file: Path, key: str) -> None:
         """Refuse an array that is never accepted, or whose declared size is not the `available` bytes."""
@@ -92,10 +98,11 @@ def read_npy_header(stream: IO[bytes], *, file: Path, key: str) -> NpyHeader:
 
 @reads(".npy")
 class NpyArray(ArrayFile):
-    """One array mapped into memory: no pages are read before their rows are."""
+    """One array, mapped into memory unless its rows lie apart: nothing is read before its rows are."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
+        self._opened: list[IO[bytes]] = []
         with path.open("rb") as stream:
             self._header = read_npy_header(stream, file=path, key="")
             self._available = os.fstat(stream.fileno()).st_size - self._header.offset
@@ -106,16 +113,46 @@ class NpyArray(ArrayFile):
         return {"": ArrayInfo(self._header.shape, self._header.dtype.name)}
 
     def open(self, key: str) -> RowSource:
-        """Map the array; its declared size must be the file's."""
+        """Open the array; its declared size must be the file's."""
         header = self._header
         header.check(self._available, file=self.path, key=key)
         with damage_refused(".npy", self.path, key, OSError, ValueError):
-            mapped = np.memmap(
-                self.path,
-                dtype=header.dtype,
-                mode="r",
-                offset=header.offset,
-                shape=header.shape,
-                order="F" if header.fortran_order else "C",
-            )
-        return ArrayRows(mapped)
+            if header.interleaved:
+                self._opened.append(self.path.open("rb"))
+                return _FortranRows(self._opened[-1], header, file=self.path)
+            with self.path.open("rb") as stream:
+                mapped = MappedFile(stream)
+        return MappedRows(mapped.array(header.offset, header.shape, header.dtype), mapped)
+
+    def close(self) -> None:
+        """Close the file."""
+        for stream in self._opened:
+            stream.close()
+
+
+class _FortranRows:
+    """Rows whose elements lie apart, in as many columns as a row has elements.
+
+    They are read, not mapped: a block of them lies on pages all over the file, and the system maps up to
+    2 MiB around each.
+    """
+
+    def __init__(self, stream: IO[bytes], header: NpyHeader, *, file: Path) -> None:
+        self._stream = stream
+        self._header = header
+        self._file = file
+        self.shape = header.shape
+        self.dtype: np.dtype[Any] = header.dtype.newbyteorder("=")
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Read rows `start` to `stop`, column by column."""
+        n, *others = self.shape
+        item = self._header.dtype.itemsize
+        columns = np.empty((math.prod(others), stop - start), dtype=self._header.dtype)
+        with damage_refused(".npy", self._file, None, OSError):
+            for number, column in enumerate(columns.view(np.uint8)):
+                offset = self._header.offset + (number * n + start) * item
+                if os.preadv(self._stream.fileno(), [column.data], offset) != len(column):
+                    raise OSError("the file ends before its array does")
+        block = columns.reshape(*reversed(others), stop - start).T
+        return np.array(block, dtype=self.dtype, order="C")

@@ -86,14 +86,14 @@ class NpzArrays(ArrayFile):
         header.check(member.file_size - header.offset, file=self.path, key=key)
         rows = _MemberRows(self._archive, member, header, file=self.path, key=key)
         self._opened.append(rows)
-        if _interleaved(header):
+        if header.interleaved:
             return ArrayRows(rows.read(0, rows.shape[0]).reshape(-1).reshape(header.shape, order="F"))
         return rows
 
     def notice(self, key: str) -> str | None:
         """Say that a member in Fortran order is held in memory."""
         _, header = self._members[key]
-        if not _interleaved(header):
+        if not header.interleaved:
             return None
         size = header.n_bytes / 2**20
         return f"{self.path.name}:{key} is in Fortran order, so it was read whole, {size:.1f} MiB"
@@ -103,11 +103,6 @@ class NpzArrays(ArrayFile):
         for rows in self._opened:
             rows.close()
         self._archive.close()
-
-
-def _interleaved(header: NpyHeader) -> bool:
-    """Whether a row's elements lie apart: Fortran order, for an array where the order matters."""
-    return header.fortran_order and sum(length > 1 for length in header.shape) > 1
 
 
 class _MemberRows:

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from resmem_cli.arrays.base import (
     ArrayFile,
     ArrayInfo,
-    ArrayRows,
     RowSource,
     check_rows,
     damage_refused,
     reads,
 )
+from resmem_cli.arrays.mapped import MappedFile, MappedRows
 from resmem_cli.errors import DataError, MissingExtraError
 
 _DTYPES = {
@@ -49,11 +49,14 @@ class SafeTensors(ArrayFile):
         _validate(path)
         # The package has no numpy type for bfloat16 and imports torch for it, so the tensors are
         # found by the header's offsets, after the package has checked the header.
-        with damage_refused(".safetensors", path, None, OSError, ValueError, struct.error):
-            self._bytes: NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r")
-            (header_bytes,) = struct.unpack("<Q", self._bytes[:8].tobytes())
+        with (
+            damage_refused(".safetensors", path, None, OSError, ValueError, struct.error),
+            path.open("rb") as stream,
+        ):
+            self._mapped = MappedFile(stream)
+            (header_bytes,) = struct.unpack("<Q", stream.read(8))
             self._data_start = 8 + header_bytes
-            self._tensors: dict[str, dict[str, Any]] = json.loads(self._bytes[8 : self._data_start].tobytes())
+            self._tensors: dict[str, dict[str, Any]] = json.loads(stream.read(header_bytes))
         self._tensors.pop("__metadata__", None)
 
     @property
@@ -77,30 +80,31 @@ class SafeTensors(ArrayFile):
         shape, dtype = tuple(entry["shape"]), np.dtype(_DTYPES[entry["dtype"]])
         check_rows(shape, dtype, file=self.path, key=key)
         start, stop = (self._data_start + offset for offset in entry["data_offsets"])
-        if stop > len(self._bytes) or stop - start != math.prod(shape) * dtype.itemsize:
+        size = len(self._mapped.bytes)
+        if stop > size or stop - start != math.prod(shape) * dtype.itemsize:
             raise DataError(
                 "a tensor whose bytes do not hold its shape",
                 file=self.path,
                 field=key,
                 expected=f"{math.prod(shape) * dtype.itemsize} bytes for shape {shape}",
-                found=f"{min(stop, len(self._bytes)) - start} bytes",
+                found=f"{min(stop, size) - start} bytes",
                 remedy="export the tensors again",
             )
-        array = self._bytes[start:stop].view(dtype).reshape(shape)
-        return _BFloat16Rows(array) if entry["dtype"] == "BF16" else ArrayRows(array)
+        rows = MappedRows(self._mapped.array(start, shape, dtype), self._mapped)
+        return _BFloat16Rows(rows) if entry["dtype"] == "BF16" else rows
 
 
 class _BFloat16Rows:
     """Rows of bfloat16 given as float32: its upper half has the same bits."""
 
-    def __init__(self, halves: NDArray[np.uint16]) -> None:
+    def __init__(self, halves: MappedRows) -> None:
         self._halves = halves
         self.shape = halves.shape
         self.dtype: np.dtype[Any] = np.dtype(np.float32)
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Widen rows `start` to `stop`; exact for every value."""
-        bits = self._halves[start:stop].astype(np.uint32, order="C", subok=False)
+        bits = self._halves.read(start, stop).astype(np.uint32)
         bits <<= np.uint32(16)
         return bits.view(np.float32)
 

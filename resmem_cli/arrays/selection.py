@@ -54,6 +54,10 @@ INPUT_ROLES = (
     Role("inputs", ("inputs", "input", "x", "images", "data", "features", "embeddings", "tokens")),
     *_LABELLING,
 )
+TOKEN_ROLES = (
+    Role("inputs", ("tokens", "input_ids", "token_ids", "inputs", "input", "x")),
+    Role("offsets", ("offsets", "doc_offsets", "document_offsets")),
+)
 
 
 @dataclass(frozen=True)

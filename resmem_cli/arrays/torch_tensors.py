@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from resmem_cli.arrays.base import ArrayFile, ArrayInfo, ArrayRows, RowSource, check_rows, reads
+from resmem_cli.arrays.base import (
+    ArrayFile,
+    ArrayInfo,
+    ArrayRows,
+    RowSource,
+    check_rows,
+    damage_refused,
+    reads,
+)
+from resmem_cli.arrays.mapped import MappedFile, MappedRows, place_in_file
 
 
 @reads(".pt", ".pth")
@@ -25,10 +34,18 @@ class TorchTensors(ArrayFile):
         return {key: ArrayInfo(tensor.shape, tensor.dtype.name) for key, tensor in self._tensors.items()}
 
     def open(self, key: str) -> RowSource:
-        """Give the rows of one tensor, whose memory is shared with the file's where torch maps it."""
+        """Give the rows of one tensor: from the file where torch has mapped it, else from memory."""
         tensor = self._tensors[key]
         check_rows(tensor.shape, tensor.dtype, file=self.path, key=key)
-        return ArrayRows(tensor)
+        offset = place_in_file(tensor, self.path)
+        if offset is None:
+            return ArrayRows(tensor)
+        with (
+            damage_refused("torch.save", self.path, key, OSError, ValueError),
+            self.path.open("rb") as stream,
+        ):
+            mapped = MappedFile(stream)
+        return MappedRows(mapped.array(offset, tensor.shape, tensor.dtype), mapped)
 
     def close(self) -> None:
         """Let go of the tensors."""

@@ -59,7 +59,7 @@ class Format:
     datasets : tuple of DatasetSpec
         Everything that may be in it.
     one_of : tuple of groups of paths
-        Alternatives, of which a file holds exactly one, whole.
+        Alternatives: of all datasets named here, a file holds those of exactly one group.
     parameters : tuple of str
         The keys that the attribute `parameters` must have.
     """
@@ -100,17 +100,37 @@ def _dataset(
 
 _CLASS_NAMES = _dataset("class_names", "C", (STRING,), "name of each class, UTF-8", optional=True)
 
+_SPARSE_LOGITS = ("logits_top/classes", "logits_top/values", "logsumexp")
+
 EMBEDDINGS = Format(
     name="resmem.embeddings",
-    version=1,
+    version=2,
     doc="what the network made of each example",
     datasets=(
         _dataset("embeddings", "n d", FLOATS, "φ(x), one row an example"),
         _dataset("logits", "n C", FLOATS, "f(x)", optional=True),
+        _dataset(
+            "logits_top/classes",
+            "n m",
+            ("<u2", "<i4"),
+            "instead of f(x): the classes of its m largest entries, largest first",
+            optional=True,
+        ),
+        _dataset("logits_top/values", "n m", ("<f4",), "those entries", optional=True),
+        _dataset(
+            "logsumexp", "n", ("<f8",), "log Σ exp f(x) over all classes, with logits_top", optional=True
+        ),
+        _dataset("label_logit", "n", ("<f4",), "f(x) at the label, with logits_top", optional=True),
         _dataset("labels", "n", ("<i4",), "class of each example", optional=True),
         _dataset("ids", "n", ("<i8", STRING), "the user's own name of each row", optional=True),
+        _dataset(
+            "documents/starts", "D", ("<i8",), "first token of each document in the input", optional=True
+        ),
+        _dataset("documents/lengths", "D", ("<i8",), "how many tokens it has", optional=True),
+        _dataset("documents/names", "D", (STRING,), "its name", optional=True),
         _CLASS_NAMES,
     ),
+    one_of=(("logits",), _SPARSE_LOGITS, (*_SPARSE_LOGITS, "label_logit"), ()),
     parameters=("sources",),
 )
 

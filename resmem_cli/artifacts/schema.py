@@ -90,14 +90,13 @@ def check_schema(path: Path, fmt: Format, datasets: Mapping[str, Shaped]) -> dic
 def _check_alternatives(path: Path, fmt: Format, datasets: Mapping[str, Shaped]) -> None:
     if not fmt.one_of:
         return
-    present = [group for group in fmt.one_of if any(name in datasets for name in group)]
-    if len(present) != 1 or not all(name in datasets for name in present[0]):
+    present = {name for group in fmt.one_of for name in group if name in datasets}
+    if present not in [set(group) for group in fmt.one_of]:
         raise DataError(
             f"not a whole {fmt.name}",
             file=path,
-            expected=" or else ".join(" with ".join(group) for group in fmt.one_of),
-            found=", ".join(sorted(name for group in present for name in group if name in datasets))
-            or "none",
+            expected=" or else ".join(" with ".join(group) or "none" for group in fmt.one_of),
+            found=", ".join(sorted(present)) or "none",
         )
 
 

@@ -7,16 +7,16 @@ import errno
 import fcntl
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from resmem_cli.errors import OutputError, UsageError
 
 _SUFFIX = ".resmem-tmp"
 
-# Every temporary this process has begun and not finished. A signal's exception can come between any two
-# steps, before the object that would clean up exists.
-_unfinished: set[Path] = set()
+# What this process has begun and not finished, and what removes it. A signal can come between any two steps,
+# before the object that would clean up exists.
+_unfinished: dict[Path, Callable[[Path], None]] = {}
 
 
 class TemporaryFile:
@@ -31,12 +31,7 @@ class TemporaryFile:
     """
 
     def __init__(self, target: Path, *, clobber: bool = True) -> None:
-        try:
-            _check_target(target, clobber=clobber)
-            # A link as output stays a link: what it points to is replaced.
-            self.target = target.resolve()
-        except OSError as error:
-            raise output_error(target, error) from error
+        self.target = resolve_target(target, clobber=clobber)
         self.clobber = clobber
         sweep(self.target.parent)
         self.path, self._descriptor = _create(self.target)
@@ -50,39 +45,70 @@ class TemporaryFile:
             If the target exists by now and may not be replaced, or the file system refuses.
         """
         try:
-            os.fsync(self._descriptor)
-            if self.clobber:
-                os.replace(self.path, self.target)
-            else:
-                os.link(self.path, self.target)
-                self.path.unlink()
-            _sync_folder(self.target.parent)
-        except FileExistsError as error:
+            put_in_place(self.path, self._descriptor, self.target, clobber=self.clobber)
+        except OutputError:
             self.discard()
-            raise _exists_error(self.target) from error
-        except OSError as error:
-            self.discard()
-            raise output_error(self.target, error) from error
+            raise
         os.close(self._descriptor)
-        _unfinished.discard(self.path)
+        finished(self.path)
+
+    def give_up(self, error: BaseException) -> None:
+        """Remove the file because of an error, whatever it is."""
+        self.discard()
 
     def discard(self) -> None:
         """Remove the file; do nothing if it is gone."""
-        _remove(self.path)
+        _unlink(self.path)
+        finished(self.path)
         with contextlib.suppress(OSError):
             os.close(self._descriptor)
 
 
+def begin(path: Path, remove: Callable[[Path], None]) -> None:
+    """Have `path` removed by `discard_unfinished` until `finished` is told of it."""
+    _unfinished[path] = remove
+
+
+def finished(path: Path) -> None:
+    """Leave `path` alone from now on."""
+    _unfinished.pop(path, None)
+
+
 def discard_unfinished() -> None:
-    """Remove every temporary of this process, before it ends by a signal."""
-    for path in list(_unfinished):
-        _remove(path)
+    """Remove what this process has begun and is to leave no trace, before it ends by a signal.
+
+    Work that was asked to be resumable is not among it.
+    """
+    for path, remove in list(_unfinished.items()):
+        remove(path)
+        finished(path)
 
 
-def _remove(path: Path) -> None:
+def _unlink(path: Path) -> None:
     with contextlib.suppress(OSError):
         path.unlink()
-    _unfinished.discard(path)
+
+
+def put_in_place(path: Path, descriptor: int, target: Path, *, clobber: bool) -> None:
+    """Give a finished file, open as `descriptor`, the name of its target, durably.
+
+    Raises
+    ------
+    OutputError
+        If the target exists by now and may not be replaced, or the file system refuses.
+    """
+    try:
+        os.fsync(descriptor)
+        if clobber:
+            os.replace(path, target)
+        else:
+            os.link(path, target)
+            path.unlink()
+        _sync_folder(target.parent)
+    except FileExistsError as error:
+        raise _exists_error(target) from error
+    except OSError as error:
+        raise output_error(target, error) from error
 
 
 def sweep(folder: Path) -> list[Path]:
@@ -122,6 +148,22 @@ def output_error(target: Path, error: OSError) -> OutputError:
     return OutputError(f"can't be written: {reason}", file=target, remedy=remedy)
 
 
+def resolve_target(target: Path, *, clobber: bool) -> Path:
+    """Check that `target` can become a file, and follow it where it is a link.
+
+    Raises
+    ------
+    OutputError
+        If the folder does not exist, the target is no regular file, or it exists and `clobber` is false.
+    """
+    try:
+        _check_target(target, clobber=clobber)
+        # A link as output stays a link: what it points to is replaced.
+        return target.resolve()
+    except OSError as error:
+        raise output_error(target, error) from error
+
+
 def _check_target(target: Path, *, clobber: bool) -> None:
     if target.is_dir():
         raise OutputError("the output is a folder", file=target, remedy="name a file with -o")
@@ -143,14 +185,14 @@ def _exists_error(target: Path) -> OutputError:
 def _create(target: Path) -> tuple[Path, int]:
     while True:
         path = target.parent / f".{secrets.token_hex(8)}{_SUFFIX}"
-        _unfinished.add(path)
+        begin(path, _unlink)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:
-            _unfinished.discard(path)
+            finished(path)
             continue
         except OSError as error:
-            _unfinished.discard(path)
+            finished(path)
             raise output_error(target, error) from error
         with contextlib.suppress(BlockingIOError):
             try:
@@ -163,7 +205,7 @@ def _create(target: Path) -> tuple[Path, int]:
             # Another process's sweep may have had the lock for a moment and removed the name.
             if path.exists():
                 return path, descriptor
-        _unfinished.discard(path)
+        finished(path)
         os.close(descriptor)
 
 

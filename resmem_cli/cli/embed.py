@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json as json_module
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ import typer
 
 from resmem_cli.cli import console, options
 from resmem_cli.errors import UsageError
-from resmem_cli.types import ArraySelection
+from resmem_cli.types import ArraySelection, ComputeType, ImageLayout, Pooling, StageResult, StorageType
 
 
 @options.choosing_arrays(*options.INPUT_ROLES)
@@ -20,34 +21,121 @@ def run(
     *,
     checkpoint: Annotated[
         Path,
-        options.input_argument("CHECKPOINT", "A .safetensors file, a state dict, or a TorchScript file."),
+        options.input_argument(
+            "CHECKPOINT",
+            "A .safetensors file, a state dict, a folder in the Hugging Face layout, a TorchScript file "
+            "or a torch.export archive.",
+        ),
     ],
     inputs: Annotated[
         Path,
-        options.input_argument("INPUTS", "Exported arrays with the network's inputs."),
+        options.input_argument(
+            "INPUTS",
+            "Exported arrays with the network's inputs or token ids, a folder of images in class folders, "
+            "or (with --tokenizer) a text file or a folder of them.",
+        ),
     ],
     output: options.Output = None,
     arch: Annotated[
         str | None,
         typer.Option(
-            metavar="PACKAGE.MODULE:FACTORY", help="The function or class that makes the untrained network."
+            metavar="NAME|PACKAGE.MODULE:FACTORY",
+            help="What makes the untrained network: cifar-resnet8 to 56, transformer-lm, timm:NAME, "
+            "transformers:FOLDER, or your own function or class.",
         ),
     ] = None,
     arch_args: Annotated[
         str | None, typer.Option(metavar="JSON", help="Its keyword arguments, as a JSON object.")
     ] = None,
+    non_strict: Annotated[
+        bool, typer.Option("--non-strict", help="Leave out weights that do not fit, and list them.")
+    ] = False,
+    trust_checkpoint: Annotated[
+        bool,
+        typer.Option("--trust-checkpoint", help="Load a checkpoint even though it can run code of its own."),
+    ] = False,
     layer: Annotated[
         str | None,
         typer.Option(
             metavar="NAME[:input]",
-            help="The module whose output (or input) is the embedding; "
-            "by default the input of the last linear layer, which makes the logits.",
+            help="The module whose output (or input) is the embedding; by default the input of the last "
+            "linear layer, which makes the logits, and for language models that of the last MLP.",
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(metavar="N", help="Inputs at a time.")] = 256,
-    trust_checkpoint: Annotated[
+    logits_layer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[:input]",
+            help="The module whose output is the logits; by default the network's output.",
+        ),
+    ] = None,
+    list_layers: Annotated[
         bool,
-        typer.Option("--trust-checkpoint", help="Load a checkpoint even though it can run code of its own."),
+        typer.Option("--list-layers", help="Run one batch, print the layers and their output shapes, stop."),
+    ] = False,
+    pool: Annotated[
+        Pooling | None, typer.Option(help="How pixels or tokens of one example become one vector.")
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(metavar="M[,M,M]", help="Mean of uint8 images in [0, 1], one or one a channel."),
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(metavar="S[,S,S]", help="Standard deviation of the same.")
+    ] = None,
+    layout: Annotated[
+        ImageLayout | None, typer.Option(help="Where the channels are, if the shape does not tell.")
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Resize images of a folder to N x N, cutting out the centre."),
+    ] = None,
+    gray: Annotated[bool, typer.Option("--gray", help="Read images of a folder with one channel.")] = False,
+    window: Annotated[
+        int | None, typer.Option(metavar="N", help="Language: tokens the network sees at once [256].")
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Language: tokens from window to window [3/4 of the window]; the rest is context.",
+        ),
+    ] = None,
+    pad_id: Annotated[
+        int | None, typer.Option(metavar="ID", help="Language: the id that fills up rows of documents.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Language: a tokenizers JSON file, for text.", readable=False),
+    ] = None,
+    glob: Annotated[
+        str | None, typer.Option(metavar="PATTERN", help="Language: which files of a folder [**/*.txt].")
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            metavar="M",
+            help="Keep each row's M largest logits, its label's and their log-sum-exp, instead of all: "
+            "enough for residuals of the top M at T = 1.",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Rows at a time [256], or windows [16].")
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    dtype: Annotated[ComputeType, typer.Option(help="What the network computes in.")] = ComputeType.FLOAT32,
+    storage: Annotated[
+        StorageType, typer.Option(help="What embeddings and dense logits are stored in.")
+    ] = StorageType.FLOAT32,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Embed only the I-th of N equal ranges of rows.")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on where an interrupted run stopped; if this one is interrupted, keep its work.",
+        ),
     ] = False,
     selection: ArraySelection,
     no_clobber: options.NoClobber = False,
@@ -56,28 +144,99 @@ def run(
 ) -> None:
     """Run inputs through a trained network.
 
-    One layer's activations are kept, and the logits.
+    One layer's activations are kept, and the logits. Language models get the documents in overlapping
+    windows: one row for each token, whose label is the next one.
     """
-    from resmem_cli.stages.embed import EmbedConfig, embed
+    from resmem_cli.stages.embed import embed
+    from resmem_cli.stages.embed import list_layers as list_them
+    from resmem_cli.stages.embedding.config import EmbedConfig, ImageConfig, LanguageConfig
 
+    language = {
+        "window": window,
+        "stride": stride,
+        "pad_id": pad_id,
+        "tokenizer": tokenizer,
+        "glob": glob,
+    }
+    chosen: dict[str, Any] = {name: value for name, value in language.items() if value is not None}
+    part = _shard(shard)
+    config = EmbedConfig(
+        arch=arch,
+        arch_args=_json_object(arch_args),
+        strict=not non_strict,
+        trust_checkpoint=trust_checkpoint,
+        layer=layer,
+        logits_layer=logits_layer,
+        pool=pool,
+        device=device,
+        dtype=dtype,
+        storage=storage,
+        top=top,
+        batch_rows=batch_size,
+        arrays=selection,
+        images=ImageConfig(
+            mean=_numbers("--mean", mean),
+            std=_numbers("--std", std),
+            layout=layout,
+            size=image_size,
+            gray=gray,
+        ),
+        language=LanguageConfig(**chosen) if chosen or selection.offsets else None,
+        shard=part,
+        resume=resume,
+    )
     # What the network's own code prints is no part of the result.
     with contextlib.redirect_stdout(sys.stderr):
-        result = embed(
-            checkpoint,
-            inputs,
-            output=options.output_path(output, "embeddings", inputs, split=selection.split),
-            config=EmbedConfig(
-                arch=arch,
-                arch_args=_json_object(arch_args),
-                layer=layer,
-                batch_rows=batch_size,
-                trust_checkpoint=trust_checkpoint,
-                arrays=selection,
-            ),
-            clobber=not no_clobber,
-            progress=console.progress_bars(quiet=quiet),
+        if list_layers:
+            result = list_them(checkpoint, inputs, config=config)
+        else:
+            kind = "embeddings" if part is None else f"shard-{part[0]}-of-{part[1]}.embeddings"
+            result = embed(
+                checkpoint,
+                inputs,
+                output=options.output_path(output, kind, inputs, split=selection.split),
+                config=config,
+                clobber=not no_clobber,
+                progress=console.progress_bars(quiet=quiet),
+            )
+    if list_layers and not json:
+        _show_layers(result, quiet=quiet)
+    else:
+        console.report(result, as_json=json, quiet=quiet)
+
+
+def _show_layers(result: StageResult, *, quiet: bool) -> None:
+    for text in result.notices:
+        console.notice(text, quiet=quiet)
+    rows = [
+        (
+            layer["name"],
+            layer["kind"],
+            ", ".join(str(tuple(shape)) for shape in layer["output_shapes"]),
+            str(layer["calls"]),
+            {"embedding": "its input: the embedding", "logits": "logits"}.get(layer["role"], ""),
         )
-    console.report(result, as_json=json, quiet=quiet)
+        for layer in result.summary["layers"]
+    ]
+    console.emit_table(("layer", "kind", "output shape", "calls", ""), rows)
+
+
+def _numbers(flag: str, text: str | None) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError as error:
+        raise UsageError(
+            f"{flag} is no list of numbers", expected="such as 0.5,0.4,0.4", found=text
+        ) from error
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found:
+        raise UsageError("--shard is not of the form I/N", expected="such as 1/4", found=text)
+    return int(found[1]), int(found[2])
 
 
 def _json_object(text: str | None) -> dict[str, Any] | None:

@@ -51,6 +51,7 @@ Split = Annotated[
 
 ARRAY_ROLES = {
     "inputs": "inputs",
+    "offsets": "starts of the documents in a flat array of tokens",
     "embeddings": "embeddings",
     "logits": "logits",
     "probabilities": "probabilities, in place of logits,",
@@ -59,7 +60,7 @@ ARRAY_ROLES = {
     "class_names": "class names",
 }
 OUTPUT_ROLES = ("embeddings", "logits", "probabilities", "labels", "ids", "class_names")
-INPUT_ROLES = ("inputs", "labels", "ids", "class_names")
+INPUT_ROLES = ("inputs", "offsets", "labels", "ids", "class_names")
 
 
 def choosing_arrays(*roles: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

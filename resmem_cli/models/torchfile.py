@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import re
 import warnings
@@ -104,6 +105,9 @@ def read_torch_file(path: Path) -> object:
                 str(path), map_location="cpu", weights_only=True, mmap=kind is TorchFileKind.ZIP
             )
     except OSError as error:
+        # A truncated archive is taken for the older format, whose reader seeks to where nothing can be.
+        if error.errno == errno.EINVAL:
+            raise _damaged(path, error) from error
         raise _not_opened(path, error) from error
     except pickle.UnpicklingError as error:
         if kind is TorchFileKind.ZIP or _starts_as_pickle(path):
@@ -126,10 +130,15 @@ def read_torch_file(path: Path) -> object:
 
 
 def reason(error: BaseException) -> str:
-    """Tell an exception in one line: its type and the first line of its message."""
+    """Tell an exception in one line: its type and the first line of its message, or two that are one."""
     lines = str(error).strip().splitlines()
     name = type(error).__name__
-    return f"{name}: {lines[0].partition(' This is an internal miniz error')[0]}" if lines else name
+    if not lines:
+        return name
+    told = lines[0].partition(" This is an internal miniz error")[0]
+    if told.endswith(":") and len(lines) > 1:
+        told += f" {lines[1].strip()}"
+    return f"{name}: {told}"
 
 
 def _starts_as_pickle(path: Path) -> bool:

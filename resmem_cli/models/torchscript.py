@@ -8,7 +8,14 @@ from typing import Any
 
 from resmem_cli.errors import DataError
 from resmem_cli.models.extra import torch
-from resmem_cli.models.layers import Activations, LinearCalls, Site, forward
+from resmem_cli.models.failures import (
+    Diagnosis,
+    convolution_takes,
+    embedding_takes,
+    forward,
+    linear_takes,
+)
+from resmem_cli.models.layers import Kept, LayerCall, LinearCalls, Site
 
 _ARCH = "give --arch package.module:factory: only the weights of the file are used then"
 _UNNAMED = re.compile(r"linear\[\d+\]")
@@ -41,7 +48,7 @@ class ScriptReader:
         """Whether there is such a module; of ``linear[i]`` only a forward pass can tell."""
         return layer in self._layers or bool(_UNNAMED.fullmatch(layer))
 
-    def check(self, site: Site) -> None:
+    def check(self, site: Site, option: str) -> None:
         """Raise `DataError` if the module is not a linear layer, or not to be told from another one."""
         if _UNNAMED.fullmatch(site.layer):
             return
@@ -49,14 +56,14 @@ class ScriptReader:
         if owners is None:
             raise DataError(
                 "only Linear layers can be named in a TorchScript file",
-                field="--layer",
+                field=option,
                 found=site.layer,
                 remedy=_ARCH,
             )
         if len(owners) > 1:
             raise DataError(
                 "these layers share one weight and can't be told apart in a TorchScript file",
-                field="--layer",
+                field=option,
                 found=", ".join(owners),
                 remedy=_ARCH,
             )
@@ -71,11 +78,19 @@ class ScriptReader:
             )
         return LinearCalls(recorder.layers, recorder.outputs, output)
 
-    def activations(self, inputs: torch.Tensor, site: Site) -> Activations:
-        """Run the network once and keep copies of what passes the site."""
-        recorder = _Recorder(self._linear, site=site)
-        output = self._run(inputs, recorder)
-        return Activations(recorder.outputs, output)
+    def calls(self, inputs: torch.Tensor) -> list[LayerCall]:
+        """Run the network once and see the linear layers it calls; others can't be told."""
+        recorder = _Recorder(self._linear)
+        self._run(inputs, recorder)
+        return [
+            LayerCall(layer, "Linear", tuple(output.shape))
+            for layer, output in zip(recorder.layers, recorder.outputs, strict=True)
+        ]
+
+    def read(self, inputs: torch.Tensor, sites: Sequence[Site]) -> tuple[list[Kept], object]:
+        """Run the network once and keep what passes the sites, beside the network's output."""
+        kept = [Kept(site) for site in sites]
+        return kept, self._run(inputs, _Recorder(self._linear, kept=kept))
 
     def _run(self, inputs: torch.Tensor, recorder: _Recorder) -> object:
         def run(inputs: torch.Tensor) -> object:
@@ -86,7 +101,7 @@ class ScriptReader:
 
         # The optimising executor rewrites the graph after it has seen the first batches.
         with torch.jit.optimized_execution(False), recorder:  # type: ignore[attr-defined]
-            output = forward(run, inputs)
+            output = forward(run, inputs, module=self._module, diagnose=recorder.diagnose)
         if recorder.in_training:
             raise DataError(
                 "the TorchScript network does what is done in training only, though it is in evaluation mode",
@@ -100,16 +115,19 @@ class ScriptReader:
 # dispatch mode sees every operation that its interpreter runs. It is private by its module's name only:
 # torch's own operation counters and fake tensors are built on it.
 class _Recorder(torch.utils._python_dispatch.TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees the linear operations: all of them and their outputs, or copies of what passes one site."""
+    """Sees the linear operations: all of them and their outputs, or copies of what passes some sites."""
 
-    def __init__(self, linear: Mapping[_Weight, Sequence[str]], *, site: Site | None = None) -> None:
+    def __init__(
+        self, linear: Mapping[_Weight, Sequence[str]], *, kept: Sequence[Kept] | None = None
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.layers: list[str] = []
         self.outputs: list[torch.Tensor] = []
         self.failure: Exception | None = None
         self.in_training: str | None = None
         self._linear = linear
-        self._site = site
+        self._kept = kept
+        self._takes: str | None = None
         self._n_linear = 0
         self._unbiased: tuple[str, torch.Tensor] | None = None
 
@@ -120,13 +138,15 @@ class _Recorder(torch.utils._python_dispatch.TorchDispatchMode):  # type: ignore
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        operation = func.overloadpacket
+        if self._takes is None:
+            self._takes = _taken_by(operation, args)
         try:
             output = func(*args, **(kwargs or {}))
         except Exception as error:
             # The interpreter passes on that an operation failed, but not the message.
             self.failure = error
             raise
-        operation = func.overloadpacket
         if _is_of_training(operation, args):
             self.in_training = str(operation)
         unbiased, self._unbiased = self._unbiased, None
@@ -145,19 +165,24 @@ class _Recorder(torch.utils._python_dispatch.TorchDispatchMode):  # type: ignore
         self._n_linear += 1
         return owners[0] if owners else f"linear[{self._n_linear - 1}]"
 
+    def diagnose(self) -> Diagnosis:
+        """Tell what the first operation with weights takes."""
+        return Diagnosis(None if self._takes is None else f"{self._takes}, as its first layer takes")
+
     def _keep(self, layer: str, inputs: torch.Tensor, output: torch.Tensor) -> None:
-        if self._site is None:
+        if self._kept is None:
             self.layers.append(layer)
             self.outputs.append(output)
-        elif self._site.layer == layer:
-            # A copy, for the next layer may work in place.
-            self.outputs.append((inputs if self._site.of_input else output).clone())
+        for keeper in self._kept or ():
+            if keeper.site.layer == layer:
+                keeper.see(inputs if keeper.site.of_input else output)
 
     def _keep_biased(self, layer: str, output: torch.Tensor) -> None:
-        if self._site is None:
+        if self._kept is None:
             self.outputs[-1] = output
-        elif self._site.layer == layer and not self._site.of_input:
-            self.outputs[-1] = output.clone()
+        for keeper in self._kept or ():
+            if keeper.site.layer == layer and not keeper.site.of_input:
+                keeper.see_again(output)
 
 
 def _linear_layers(module: torch.jit.ScriptModule) -> dict[_Weight, list[str]]:
@@ -191,6 +216,22 @@ def _adds_bias(operation: object, args: tuple[Any, ...], product: torch.Tensor) 
     if operation not in (torch.ops.aten.add, torch.ops.aten.add_) or args[0] is not product:
         return False
     return isinstance(args[1], torch.Tensor) and args[1].ndim == 1
+
+
+def _taken_by(operation: object, args: tuple[Any, ...]) -> str | None:
+    """Tell what an operation with weights takes; None of others."""
+    aten = torch.ops.aten
+    operands = _operands(operation, args)
+    if operands is not None:
+        return linear_takes(operands[1].shape[1])
+    if operation is aten.embedding:
+        return embedding_takes(args[0].shape[0])
+    if operation in (aten.conv1d, aten.conv2d, aten.conv3d):
+        n_groups = args[6] if len(args) > 6 else 1
+        return convolution_takes(args[1].shape[1] * n_groups, args[1].ndim - 2)
+    if operation in (aten.convolution, aten._convolution):
+        return convolution_takes(args[1].shape[1] * args[8], args[1].ndim - 2)
+    return None
 
 
 def _is_of_training(operation: object, args: tuple[Any, ...]) -> bool:

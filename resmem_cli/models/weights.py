@@ -1,8 +1,9 @@
-"""Weights of a checkpoint: found inside their wrappings and fitted, all of them, into a network."""
+"""Weights of a checkpoint: found inside their wrappings and fitted into a network."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,56 +65,107 @@ def unwrap(saved: object) -> object:
     return saved
 
 
-def fit_weights(network: torch.nn.Module, weights: Mapping[str, Any], path: Path) -> None:
-    """Copy the weights into the network, which must take every one of them and need no other.
+def fit_weights(
+    network: torch.nn.Module, weights: Mapping[str, Any], path: Path, *, strict: bool = True
+) -> tuple[str, ...]:
+    """Copy the weights into the network.
 
-    A prefix that all names share and the network's own names do not (``module.``, ``_orig_mod.``,
-    ``model.``, left by wrappers of the network in training) is dropped. A name that is missing because
-    it shares its tensor with a present one (tied weights, stored once in safetensors) is not missing.
+    The names are read in the way that makes most of them the network's own: as they are; without what
+    wrappers of the network in training put before them (``module.``, ``_orig_mod.``, ``model.``, nested
+    at will) or between them (``_orig_mod.``); or as those of one part of the network, such as a language
+    model's body saved alone. A name that is missing because it shares its tensor with a present one
+    (tied weights, stored once in safetensors) is not missing.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Changed in place.
+    weights : mapping of str to tensor
+        From `find_weights`.
+    path : pathlib.Path
+        The checkpoint, for messages.
+    strict : bool
+        Whether the network must take every weight and need no other. If not, what does not fit is left
+        out, and what is missing stays as the network was made.
+
+    Returns
+    -------
+    tuple of str
+        What was left out or is missing, one line for each way of not fitting: how many, and the first few.
 
     Raises
     ------
     DataError
-        If weights are missing, left over or of another shape: the first few of each are listed.
+        If `strict` and anything does not fit, or if nothing fits at all: the first few are listed.
     """
     wanted = network.state_dict()
-    weights = _without_prefixes(weights, wanted)
-    weights |= _tied(wanted, weights)
-    problems = []
-    if missing := [name for name in wanted if name not in weights]:
-        problems.append(f"{len(missing)} missing: {_some(missing)}")
-    if unexpected := [name for name in weights if name not in wanted]:
-        problems.append(f"{len(unexpected)} unexpected: {_some(unexpected)}")
-    if misshapen := [
-        f"{name} {tuple(weights[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if _has_other_shape(tensor, weights.get(name))
-    ]:
-        problems.append(f"{len(misshapen)} of another shape: {_some(misshapen)}")
-    if problems:
+    named = _renamed(weights, wanted, [name for name, _ in network.named_children()])
+    given = {**named, **_tied(wanted, named)}
+    ignored = _ignored(network)
+    misshapen = {name for name, tensor in wanted.items() if _has_other_shape(tensor, given.get(name))}
+    kinds = {
+        "missing": [name for name in wanted if name not in given],
+        "unexpected": [name for name in given if name not in wanted and not ignored(name)],
+        "of another shape": [
+            f"{name} {tuple(given[name].shape)} instead of {tuple(wanted[name].shape)}"
+            for name in wanted
+            if name in misshapen
+        ],
+        "different where the network has one": _untied(wanted, given),
+    }
+    fitting = {name: given[name] for name in wanted if name in given and name not in misshapen}
+    problems = [f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds.items() if names]
+    if problems and (strict or not fitting):
         raise DataError(
             "its weights do not fit the network: " + "; ".join(problems),
             file=path,
-            remedy="check --arch and its arguments",
+            remedy="check --arch and its arguments"
+            + (", or leave out what does not fit with --non-strict" if fitting else ""),
         )
     try:
-        network.load_state_dict(weights)
+        network.load_state_dict(fitting, strict=not problems)
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"its weights do not fit the network: {reason(error)}", file=path) from error
+    return tuple(f"weights {problem}" for problem in problems)
 
 
-def _without_prefixes(weights: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    stripped = dict(weights)
-    while not stripped.keys() & wanted.keys():
-        prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in stripped)), None)
-        if prefix is None:
-            # No prefix explains it: the user's own names are the ones to show.
-            return dict(weights)
-        stripped = {name.removeprefix(prefix): value for name, value in stripped.items()}
-    return stripped
+def _renamed(
+    weights: Mapping[str, Any], wanted: Mapping[str, Any], parts: Sequence[str]
+) -> Mapping[str, Any]:
+    # Where two readings explain as much, the first counts: the user's own names are the ones to show.
+    return max(_readings(weights, parts), key=lambda names: len(names.keys() & wanted.keys()))
+
+
+def _readings(weights: Mapping[str, Any], parts: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    yield weights
+    for part in parts:
+        yield {f"{part}.{name}": value for name, value in weights.items()}
+    stripped: Mapping[str, Any] | None = weights
+    while stripped is not None:
+        yield stripped
+        if compiled := _renamed_by(stripped, lambda name: name.replace("_orig_mod.", "")):
+            yield compiled
+        stripped = next(filter(None, (_without_prefix(stripped, prefix) for prefix in _PREFIXES)), None)
+
+
+def _without_prefix(weights: Mapping[str, Any], prefix: str) -> Mapping[str, Any] | None:
+    return _renamed_by(weights, lambda name: name.removeprefix(prefix))
+
+
+def _renamed_by(weights: Mapping[str, Any], rename: Callable[[str], str]) -> Mapping[str, Any] | None:
+    """Rename the weights; None where that changes nothing or makes two names one."""
+    renamed = {rename(name): value for name, value in weights.items()}
+    return None if renamed.keys() == weights.keys() or len(renamed) < len(weights) else renamed
+
+
+def _ignored(network: torch.nn.Module) -> Callable[[str], bool]:
+    # transformers' networks name the buffers that older checkpoints hold and they no longer need.
+    patterns = getattr(network, "_keys_to_ignore_on_load_unexpected", None) or ()
+    return lambda name: any(re.search(pattern, name) for pattern in patterns)
 
 
 def _tied(wanted: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Weights under the names that the checkpoint lacks for a tensor that it has under another."""
     present = {
         _place(tensor): name for name, tensor in wanted.items() if name in weights and _is_plain(tensor)
     }
@@ -122,6 +174,24 @@ def _tied(wanted: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, An
         for name, tensor in wanted.items()
         if name not in weights and _is_plain(tensor) and _place(tensor) in present
     }
+
+
+def _untied(wanted: Mapping[str, Any], weights: Mapping[str, Any]) -> list[str]:
+    """Pairs of names that are one tensor of the network and two different ones of the checkpoint."""
+    first: dict[tuple[object, ...], str] = {}
+    found = []
+    for name, tensor in wanted.items():
+        if name in weights and _is_plain(tensor):
+            other = first.setdefault(_place(tensor), name)
+            if other != name and not _equal(weights[other], weights[name]):
+                found.append(f"{other} and {name}")
+    return found
+
+
+def _equal(one: object, other: object) -> bool:
+    if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
+        return False
+    return one.shape == other.shape and torch.equal(one, other)
 
 
 def _place(tensor: torch.Tensor) -> tuple[object, ...]:

@@ -63,6 +63,8 @@ def import_arrays(
         ) as writer,
     ):
         writer.add_inputs(source.record("arrays"))
+        if source.top_logits:
+            writer.set_parameters(n_classes=source.n_classes)
         for name, rows in source.arrays.items():
             writer.create(name, rows.shape, rows.dtype)
             blocks = row_blocks(rows.shape[0], rows_within(rows.shape, rows.dtype))

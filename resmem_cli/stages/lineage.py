@@ -11,6 +11,14 @@ from resmem_cli.artifacts.reader import Artifact
 from resmem_cli.errors import DataError
 from resmem_cli.stages.sources import EmbeddingSource
 
+# What two embeddings of one network have in common, as `embed` records it, and what makes it so.
+_ENCODER = {
+    "checkpoint_digest": "one checkpoint",
+    "layer": "one --layer",
+    "pool": "one --pool",
+    "preprocessing": "one preprocessing",
+}
+
 
 def check_lineage(index_file: Artifact, memory_file: Artifact, source: EmbeddingSource) -> None:
     """Refuse an index, residuals and queries that were not made by one network from one memory.
@@ -39,15 +47,17 @@ def check_lineage(index_file: Artifact, memory_file: Artifact, source: Embedding
     _same("number of classes", memory, n_classes, queries, logits.shape[1], remedy="use one network")
     made_by = index_file.parameters.get("encoder")
     if isinstance(source.encoder, dict) and isinstance(made_by, dict):
-        for name in ("checkpoint_digest", "layer"):
-            remedy = "embed both with one checkpoint and layer"
+        for key, remedy in _ENCODER.items():
+            if key == "preprocessing" and None in (made_by.get(key), source.encoder.get(key)):
+                # Inputs that came preprocessed do not say how.
+                continue
             _same(
-                name.replace("_", " "),
+                key.replace("_", " "),
                 index,
-                made_by.get(name),
+                made_by.get(key),
                 queries,
-                source.encoder.get(name),
-                remedy=remedy,
+                source.encoder.get(key),
+                remedy=f"embed both with {remedy}",
             )
     names = memory_file.read_optional("class_names")
     if source.class_names is not None and names is not None and list(names) != list(source.class_names):
@@ -74,6 +84,9 @@ def artifact_record(role: str, artifact: Artifact) -> InputRecord:
 
 def _same(what: str, one: Path, expected: object, other: Path, found: object, *, remedy: str) -> None:
     if expected != found:
+        if isinstance(expected, dict) and isinstance(found, dict):
+            differs = [key for key in sorted({*expected, *found}) if expected.get(key) != found.get(key)]
+            expected, found = ({key: value.get(key) for key in differs} for value in (expected, found))
         raise DataError(
             f"not the same {what} as {one}",
             file=other,
@@ -84,5 +97,7 @@ def _same(what: str, one: Path, expected: object, other: Path, found: object, *,
 
 
 def _short(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_short(part)}" for key, part in value.items())
     text = str(value)
     return f"{text[:12]}…" if len(text) == 64 else text

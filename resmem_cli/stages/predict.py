@@ -11,7 +11,7 @@ import numpy as np
 from resmem_cli.artifacts.formats import INDEX, PREDICTIONS, RESIDUALS
 from resmem_cli.artifacts.reader import open_artifact
 from resmem_cli.artifacts.writer import ArtifactWriter
-from resmem_cli.errors import UsageError
+from resmem_cli.errors import DataError, UsageError
 from resmem_cli.indexes.base import Index
 from resmem_cli.memory import Prediction, predict_from_neighbors
 from resmem_cli.residuals import largest_entries
@@ -83,7 +83,8 @@ def predict(
     UsageError
         If k, sigma or another parameter is out of range.
     MissingInputError, DataError, OutputError
-        As the message says, among them inputs that do not belong together; nothing is written then.
+        As the message says, among them inputs that do not belong together, and queries with only their
+        largest logits for a memory of another temperature than 1; nothing is written then.
     """
     queries, index, residuals, output = Path(queries), Path(index), Path(residuals), Path(output)
     config = config or PredictConfig()
@@ -107,6 +108,7 @@ def predict(
             )
         sigma = config.sigma or default_sigma(index_file.number("distance_scale", "median"))
         memory = StoredMemory(memory_file)
+        notices = (*source.notices, *_top_logits_notices(source, memory, residuals))
         parameters = {
             "method": str(config.method),
             "k": k,
@@ -143,7 +145,7 @@ def predict(
         **run.accuracies(),
         "queries_scanned": run.n_scanned,
     }
-    return StageResult("predict", output, summary, source.notices)
+    return StageResult("predict", output, summary, notices)
 
 
 class _Run:
@@ -248,6 +250,26 @@ class _Run:
             **shares,
             "gain": (self._n_right["accuracy"] - self._n_right["base_accuracy"]) / self._source.n,
         }
+
+
+def _top_logits_notices(source: EmbeddingSource, memory: StoredMemory, residuals: Path) -> list[str]:
+    """Say what the queries' largest logits stand for, or refuse them with memory of another temperature."""
+    logits = source.top_logits
+    if logits is None:
+        return []
+    if memory.temperature != 1:
+        raise DataError(
+            "has the largest logits of each query only, and the log-sum-exp of all of them at T = 1",
+            file=source.path,
+            expected="residuals of temperature 1",
+            found=f"{memory.temperature} in {residuals}",
+            remedy="make the residuals again with -T 1, or embed the queries without --top",
+        )
+    n_classes = logits.shape[1]
+    return [
+        f"{source.path}: the {logits.n_kept:,} largest of {n_classes:,} logits of each query are known; "
+        "the others share what probability is left"
+    ]
 
 
 def _check_config(config: PredictConfig) -> None:

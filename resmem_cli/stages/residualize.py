@@ -9,16 +9,19 @@ import numpy as np
 
 from resmem_cli.artifacts.formats import RESIDUALS
 from resmem_cli.artifacts.writer import ArtifactWriter
-from resmem_cli.errors import UsageError
+from resmem_cli.errors import DataError, UsageError
 from resmem_cli.residuals import (
+    TopResiduals,
     check_temperature,
     check_top,
     class_dtype,
     compute_residuals,
     compute_top_residuals,
+    residuals_of_top_logits,
 )
-from resmem_cli.stages.sources import open_embeddings
+from resmem_cli.stages.sources import EmbeddingSource, open_embeddings
 from resmem_cli.stages.streaming import rows_within
+from resmem_cli.stages.top_logits import TopLogitRows
 from resmem_cli.types import ArraySelection, Progress, StageResult, no_progress, row_blocks
 
 
@@ -57,7 +60,8 @@ def residualize(
     Parameters
     ----------
     embeddings : pathlib.Path or str
-        An embeddings artifact or exported arrays, with logits and labels.
+        An embeddings artifact or exported arrays, with logits and labels. Where it has only the largest
+        logits of each row, `temperature` must be 1 and `top` at most their number.
     output : pathlib.Path or str
         The artifact to write.
     config : ResidualizeConfig, optional
@@ -82,7 +86,9 @@ def residualize(
     with open_embeddings(embeddings, config.arrays) as source:
         logits, labels = source.require_logits(), source.require_labels()
         n, n_classes = logits.shape
-        if config.top is not None:
+        if source.top_logits:
+            _check_top_logits(source, source.top_logits, config)
+        elif config.top is not None:
             check_top(config.top, n_classes=n_classes)
         parameters = {
             "temperature": config.temperature,
@@ -90,7 +96,6 @@ def residualize(
             "n_classes": n_classes,
             "encoder": source.encoder,
         }
-        n_right = 0
         with ArtifactWriter(
             output,
             RESIDUALS,
@@ -100,21 +105,7 @@ def residualize(
         ) as writer:
             writer.add_inputs(source.record("embeddings"))
             writer.set_parameters(embeddings_digest=source.embeddings_digest)
-            if config.top is None:
-                writer.create("residuals", (n, n_classes), np.float32)
-            else:
-                writer.create("top/classes", (n, config.top), class_dtype(n_classes))
-                writer.create("top/values", (n, config.top), np.uint16)
-            step = config.block_rows or rows_within(logits.shape, np.dtype(np.float32))
-            for block in progress(row_blocks(n, step), "residuals"):
-                rows, own = logits.read(block.start, block.stop), labels[block]
-                n_right += int((rows.argmax(axis=1) == own).sum())
-                if config.top is None:
-                    writer.append("residuals", compute_residuals(rows, own, temperature=config.temperature))
-                else:
-                    top = compute_top_residuals(rows, own, top=config.top, temperature=config.temperature)
-                    writer.append("top/classes", top.classes)
-                    writer.append("top/values", top.values)
+            n_right = _write_rows(writer, source, config, progress)
             writer.write("labels", labels)
             if source.class_names is not None:
                 writer.write("class_names", source.class_names)
@@ -126,3 +117,66 @@ def residualize(
         "base_accuracy": n_right / n,
     }
     return StageResult("residualize", output, summary, source.notices)
+
+
+def _write_rows(
+    writer: ArtifactWriter, source: EmbeddingSource, config: ResidualizeConfig, progress: Progress
+) -> int:
+    """Write the residuals of all rows; count those whose largest logit is the label's."""
+    logits, labels = source.require_logits(), source.require_labels()
+    n, n_classes = logits.shape
+    if config.top is None:
+        writer.create("residuals", (n, n_classes), np.float32)
+    else:
+        writer.create("top/classes", (n, config.top), class_dtype(n_classes))
+        writer.create("top/values", (n, config.top), np.uint16)
+    width = source.top_logits.n_kept if source.top_logits else n_classes
+    step = config.block_rows or rows_within((n, width), np.dtype(np.float32))
+    n_right = 0
+    for block in progress(row_blocks(n, step), "residuals"):
+        own = labels[block]
+        if source.top_logits and config.top is not None:
+            stored = source.top_logits.read(block.start, block.stop)
+            n_right += int((stored.classes[:, 0] == own).sum())
+            _append_top(writer, residuals_of_top_logits(stored, own, top=config.top))
+            continue
+        rows = logits.read(block.start, block.stop)
+        n_right += int((rows.argmax(axis=1) == own).sum())
+        if config.top is None:
+            writer.append("residuals", compute_residuals(rows, own, temperature=config.temperature))
+        else:
+            _append_top(
+                writer, compute_top_residuals(rows, own, top=config.top, temperature=config.temperature)
+            )
+    return n_right
+
+
+def _append_top(writer: ArtifactWriter, top: TopResiduals) -> None:
+    writer.append("top/classes", top.classes)
+    writer.append("top/values", top.values)
+
+
+def _check_top_logits(source: EmbeddingSource, logits: TopLogitRows, config: ResidualizeConfig) -> None:
+    if config.temperature != 1:
+        raise UsageError(
+            "has the largest logits of each row only, and the log-sum-exp of all of them at T = 1",
+            file=source.path,
+            expected="temperature 1",
+            found=config.temperature,
+            remedy="give -T 1, or embed without --top",
+        )
+    if config.top is None or not 1 <= config.top <= logits.n_kept:
+        raise UsageError(
+            "has the largest logits of each row only",
+            file=source.path,
+            expected=f"--top from 1 to {logits.n_kept:,}",
+            found=config.top,
+            remedy=f"give --top {logits.n_kept}, or embed with another --top",
+        )
+    if not logits.has_label_logits:
+        raise DataError(
+            "has labels, but not their logits",
+            file=source.path,
+            field="label_logit",
+            remedy="embed again, with the labels",
+        )

@@ -25,6 +25,7 @@ from resmem_cli.artifacts.provenance import (
 )
 from resmem_cli.artifacts.reader import Artifact, is_artifact, open_artifact
 from resmem_cli.errors import DataError, UsageError
+from resmem_cli.stages.top_logits import TOP_LOGITS, SpreadLogits, TopLogitRows
 from resmem_cli.types import ArraySelection, row_blocks
 
 
@@ -42,7 +43,10 @@ class EmbeddingSource:
     embeddings : RowSource
         (n, d) float32 or float16.
     logits : RowSource or None
-        (n, C) float32 or float16.
+        (n, C) float32 or float16; log-probabilities made up for most classes where only the largest logits
+        are stored.
+    top_logits : TopLogitRows or None
+        What is stored in that case.
     labels : (n,) int32 or None
         In [0, C).
     ids : (n,) int64 or bytes, or None
@@ -73,12 +77,23 @@ class EmbeddingSource:
         self.sources: Mapping[str, str] = parameters["sources"]
         self.encoder: Mapping[str, Any] | None = parameters.get("encoder")
         self.embeddings = arrays["embeddings"]
-        self.logits = arrays.get("logits")
+        self.top_logits = _top_logits(path, arrays, parameters)
+        self.logits: RowSource | None = arrays.get("logits")
+        if self.top_logits:
+            self.logits = SpreadLogits(self.top_logits)
         self.labels = self._whole(arrays, "labels")
         self.ids = self._whole(arrays, "ids")
         self.class_names = self._whole(arrays, "class_names")
         self.n, self.d = self.embeddings.shape
         self.n_classes = None if self.logits is None else self.logits.shape[1]
+        if self.top_logits and self.class_names is not None and len(self.class_names) != self.n_classes:
+            raise DataError(
+                "not one name a class",
+                file=path,
+                field="class_names",
+                expected=self.n_classes,
+                found=len(self.class_names),
+            )
         self._arrays = arrays
         self._digests: dict[str, DatasetDigest] = {}
         self._kind = kind
@@ -199,7 +214,11 @@ def open_embeddings(path: Path | str, selection: ArraySelection | None = None) -
                 found=", ".join(f"--{name.replace('_', '-')}" for name in chosen),
                 remedy="leave the option out",
             )
-        return _ArtifactSource(artifact).closing(artifact)
+        try:
+            return _ArtifactSource(artifact).closing(artifact)
+        except BaseException:
+            artifact.close()
+            raise
     arrays = open_embedding_arrays(path, selection)
     found: dict[str, RowSource] = {"embeddings": arrays.embeddings}
     if arrays.logits is not None:
@@ -215,6 +234,24 @@ def open_embeddings(path: Path | str, selection: ArraySelection | None = None) -
         files=arrays.files,
         notices=arrays.notices,
     ).closing(arrays)
+
+
+def _top_logits(
+    path: Path, arrays: Mapping[str, RowSource], parameters: Mapping[str, Any]
+) -> TopLogitRows | None:
+    if TOP_LOGITS[0] not in arrays:
+        return None
+    n_classes = parameters.get("n_classes")
+    # Nothing else in the file tells the number of classes.
+    if type(n_classes) is not int:
+        raise DataError(
+            "not a number",
+            file=path,
+            field="parameters.n_classes",
+            found=n_classes,
+            remedy="make the file again with `resmem embed`",
+        )
+    return TopLogitRows(path, arrays, n_classes)
 
 
 class _ArtifactSource(EmbeddingSource):

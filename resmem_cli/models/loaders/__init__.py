@@ -1,0 +1,1 @@
+"""Readers of checkpoints: one file per kind, found through `resmem_cli.models.loaders.base`."""

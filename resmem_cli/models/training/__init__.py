@@ -1,0 +1,1 @@
+"""Training of the built-in networks: recipes, image classifiers, language models."""
