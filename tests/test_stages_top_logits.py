@@ -349,10 +349,6 @@ def test_whole_and_largest_logits_together_are_refused(tmp_path: Path) -> None:
         ({"layer": "x"}, "layer as {index} (expected head:input, found x); embed both with one --layer"),
         ({"pool": "max"}, "pool as {index} (expected mean, found max); embed both with one --pool"),
         ({"pool": None}, "pool as {index} (expected mean, found None)"),
-        (
-            {"preprocessing": {"mean": [0.5], "std": [1.0]}},
-            "preprocessing as {index} (expected None, found mean [0.5], std [1.0])",
-        ),
     ],
 )  # fmt: skip
 def test_queries_embedded_otherwise_than_the_memory_are_refused(
