@@ -14,7 +14,7 @@ from resmem_cli.version import __version__
 
 if TYPE_CHECKING:
     from resmem_cli.artifacts.reader import open_artifact
-    from resmem_cli.indexes.base import Neighbors
+    from resmem_cli.indexes.base import Build, Neighbors, index_kinds
     from resmem_cli.indexes.exact import ExactIndex
     from resmem_cli.memory import (
         DenseMemory,
@@ -40,13 +40,17 @@ if TYPE_CHECKING:
     from resmem_cli.stages.info import info
     from resmem_cli.stages.predict import PredictConfig, predict
     from resmem_cli.stages.residualize import ResidualizeConfig, residualize
+    from resmem_cli.stages.searching import SearchConfig
     from resmem_cli.stages.sources import open_embeddings
+    from resmem_cli.stages.update import UpdateConfig, update
     from resmem_cli.stages.verify import verify
+    from resmem_cli.truncation import Truncation
     from resmem_cli.types import (
         ArraySelection,
         ComputeType,
         ImageLayout,
         Method,
+        Metric,
         Pooling,
         StageResult,
         StorageType,
@@ -56,6 +60,7 @@ if TYPE_CHECKING:
 # Where each public name lives. They are imported when first used, so that `resmem --help` loads no numpy.
 _HOMES = {
     "ArraySelection": "types",
+    "Build": "indexes.base",
     "ComputeType": "types",
     "DenseMemory": "memory",
     "EmbedConfig": "stages.embedding.config",
@@ -67,17 +72,21 @@ _HOMES = {
     "IndexConfig": "stages.index",
     "LanguageConfig": "stages.embedding.config",
     "Method": "types",
+    "Metric": "types",
     "Neighbors": "indexes.base",
     "Pooling": "types",
     "PredictConfig": "stages.predict",
     "Prediction": "memory",
     "ResidualMemory": "residual_memory",
     "ResidualizeConfig": "stages.residualize",
+    "SearchConfig": "stages.searching",
     "StageResult": "types",
     "StorageType": "types",
     "TopLogits": "residuals",
     "TopMemory": "memory",
     "TopResiduals": "residuals",
+    "Truncation": "truncation",
+    "UpdateConfig": "stages.update",
     "analyze": "stages.analyze",
     "compare": "metrics",
     "compute_residuals": "residuals",
@@ -86,6 +95,7 @@ _HOMES = {
     "embed": "stages.embed",
     "import_arrays": "stages.import_arrays",
     "index": "stages.index",
+    "index_kinds": "indexes.base",
     "info": "stages.info",
     "list_layers": "stages.embed",
     "neighbor_votes": "memory",
@@ -96,11 +106,13 @@ _HOMES = {
     "predict_from_neighbors": "memory",
     "residualize": "stages.residualize",
     "softmax": "residuals",
+    "update": "stages.update",
     "verify": "stages.verify",
 }
 
 __all__ = [
     "ArraySelection",
+    "Build",
     "ComputeType",
     "DenseMemory",
     "EmbedConfig",
@@ -112,17 +124,21 @@ __all__ = [
     "IndexConfig",
     "LanguageConfig",
     "Method",
+    "Metric",
     "Neighbors",
     "Pooling",
     "PredictConfig",
     "Prediction",
     "ResidualMemory",
     "ResidualizeConfig",
+    "SearchConfig",
     "StageResult",
     "StorageType",
     "TopLogits",
     "TopMemory",
     "TopResiduals",
+    "Truncation",
+    "UpdateConfig",
     "__version__",
     "analyze",
     "compare",
@@ -132,6 +148,7 @@ __all__ = [
     "embed",
     "import_arrays",
     "index",
+    "index_kinds",
     "info",
     "list_layers",
     "neighbor_votes",
@@ -142,6 +159,7 @@ __all__ = [
     "predict_from_neighbors",
     "residualize",
     "softmax",
+    "update",
     "verify",
 ]
 

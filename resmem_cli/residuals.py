@@ -44,15 +44,21 @@ def softmax(logits: NDArray[Any], *, temperature: float = 1.0) -> NDArray[np.flo
         If the temperature is not a positive number.
     """
     check_temperature(temperature)
-    # In C order, so that each row is summed in the same order whatever the layout of the logits.
-    scores = logits.astype(np.float32, order="C")
     divisor = np.float32(_divisor(temperature))
-    with np.errstate(over="ignore"):
-        # The maximum is subtracted before dividing, or a small temperature would overflow.
-        scores -= scores.max(axis=1, keepdims=True)
-        scores /= divisor
-    np.exp(scores, out=scores)
-    scores /= scores.sum(axis=1, keepdims=True)
+    # In C order, so that each row is summed in the same order whatever the layout of the logits.
+    scores = np.empty(logits.shape, np.float32)
+
+    def fill(block: slice) -> None:
+        part = scores[block]
+        part[...] = logits[block]
+        with np.errstate(over="ignore"):
+            # The maximum is subtracted before dividing, or a small temperature would overflow.
+            part -= part.max(axis=1, keepdims=True)
+            part /= divisor
+        np.exp(part, out=part)
+        part /= part.sum(axis=1, keepdims=True)
+
+    for_each_block(fill, row_blocks(len(logits), max(1, _BLOCK_ELEMENTS // logits.shape[1])))
     return scores
 
 

@@ -31,7 +31,7 @@ def for_each_block(work: Callable[[slice], None], blocks: Sequence[slice]) -> No
     Exception
         The first that `work` raises.
     """
-    n_parts = min(n_threads(), len(blocks))
+    n_parts = min(n_threads(), len(blocks)) if len(blocks) > 1 else 1
     if n_parts < 2:
         for block in blocks:
             work(block)

@@ -17,6 +17,16 @@ class Method(StrEnum):
     KNN = "knn"
 
 
+class Metric(StrEnum):
+    """How far apart two embeddings are."""
+
+    EUCLIDEAN = "euclidean"
+    """`‖x − y‖₂`, not squared."""
+
+    COSINE = "cosine"
+    """`1 − cos(x, y)`, computed as half the squared distance of the rows divided by their norms."""
+
+
 class ComputeType(StrEnum):
     """The type a network computes in."""
 

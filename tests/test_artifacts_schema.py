@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_artifacts_formats import LENGTHS, each_format, sample_arrays
 
-from resmem_cli.artifacts.formats import EMBEDDINGS, INDEX, PREDICTIONS, RESIDUALS
+from resmem_cli.artifacts.formats import EMBEDDINGS, INDEX, RESIDUALS
 from resmem_cli.artifacts.schema import check_schema
 from resmem_cli.errors import DataError
 
@@ -120,7 +120,16 @@ def test_half_an_alternative_is_not_enough():
 
 
 def test_two_alternatives_are_too_many():
-    arrays = sample_arrays(PREDICTIONS, alternative=0) | sample_arrays(PREDICTIONS, alternative=1)
-    error = refusal(PREDICTIONS, arrays)
-    assert error.expected == "scores or else top_scores/classes with top_scores/values"
-    assert error.found == "scores, top_scores/classes, top_scores/values"
+    arrays = sample_arrays(RESIDUALS, alternative=0) | sample_arrays(RESIDUALS, alternative=1)
+    error = refusal(RESIDUALS, arrays)
+    assert error.expected == "residuals or else top/classes with top/values"
+    assert error.found == "residuals, top/classes, top/values"
+
+
+def test_of_many_alternatives_the_likeliest_is_named():
+    arrays = sample_arrays(INDEX, alternative=1)
+    del arrays["reduced"]
+    arrays["curve/recall"] = np.zeros(3)
+    error = refusal(INDEX, arrays)
+    assert error.found == "axes, curve/recall"
+    assert error.expected in ("none", "axes with reduced")

@@ -165,7 +165,7 @@ def test_a_newer_version_of_any_format_is_refused(
     source: str, tmp_path: Path, pipeline: Pipeline, resmem: Resmem
 ) -> None:
     path = newer_version(tmp_path, pipeline, source)
-    newest = 2 if source == "train" else 1
+    newest = 1 if source == "report" else 2
     assert_refused(resmem("info", path), 65, "newer.h5", f"expected at most {newest}", "found 99", "upgrade")
 
 
@@ -295,7 +295,7 @@ def test_queries_of_another_shape_are_refused(
 # --- every command
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, "update"])
 def test_every_command_has_help(command: str, resmem_process: Resmem) -> None:
     done = resmem_process(command, "--help")
     assert done.status == 0
@@ -320,7 +320,9 @@ def test_json_has_the_promised_keys(tmp_path: Path, pipeline: Pipeline, resmem: 
     assert list(document) == ["resmem", "command", "output", "result", "notices"]
     assert document["command"] == "index"
     assert document["output"] == str(tmp_path / "index.h5")
-    assert list(document["result"]) == ["kind", "rows", "dimensions", "distance_scale", "default_sigma"]
+    assert list(document["result"]) == [
+        "kind", "metric", "rows", "dimensions", "search", "distance_scale", "default_sigma",
+    ]  # fmt: skip
 
 
 def test_outputs_without_a_name_are_derived_from_the_input(
@@ -412,7 +414,7 @@ def test_no_signal_is_lost_at_any_moment(tmp_path: Path, large: Path) -> None:
     output.write_text("old")
     generator = np.random.default_rng(0)
     for seconds in generator.uniform(0.05, 1.0, size=8):
-        process = start("index", large / "large.npz", "-o", output)
+        process = start("index", large / "large.npz", "-o", output, "--quiet")
         time.sleep(seconds)
         process.send_signal(signal.SIGTERM)
         _, stderr = process.communicate(timeout=30)
@@ -430,7 +432,7 @@ def test_kill_leaves_the_old_file_and_the_next_run_sweeps(
     output = tmp_path / "out.h5"
     assert resmem("index", large / "large.npz", "-o", output).status == 0
     whole = output.read_bytes()
-    process = start("index", large / "large.npz", "-o", output, "--seed", "0")
+    process = start("index", large / "large.npz", "-o", output, "--seed", "0", "--quiet")
     wait_for_temporary(process, tmp_path)
     process.kill()
     process.communicate()
@@ -443,7 +445,7 @@ def test_kill_leaves_the_old_file_and_the_next_run_sweeps(
 
 
 def test_a_file_size_limit_ends_in_74_and_one_line(tmp_path: Path, large: Path) -> None:
-    command = f"ulimit -f 2000; exec {sys.executable} -m resmem_cli index {large / 'large.npz'} -o out.h5"
+    command = f"ulimit -f 2000; exec {sys.executable} -m resmem_cli index {large / 'large.npz'} -o out.h5 -q"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 74
     assert len(done.stderr.splitlines()) == 1
@@ -471,7 +473,7 @@ def test_a_missing_extra_ends_in_69(tmp_path: Path, resmem_process: Resmem) -> N
 def test_out_of_memory_ends_in_71(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     np.save(tmp_path / "wide.npy", generator.normal(size=(100_000, 512)).astype(np.float32))
-    command = f"ulimit -v 900000; exec {sys.executable} -m resmem_cli index wide.npy -o out.h5"
+    command = f"ulimit -v 900000; exec {sys.executable} -m resmem_cli index wide.npy -o out.h5 --quiet"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(
         ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False, env=environment

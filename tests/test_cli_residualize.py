@@ -58,3 +58,19 @@ def test_top_beyond_the_classes_is_refused(pipeline: Pipeline, resmem: Resmem) -
     done = resmem("residualize", pipeline.train, "--top", "6")
     assert done.status == 2
     assert "1 to 5" in done.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--top", "2"]])
+def test_ids_and_class_names_go_along(options: list[str], tmp_path: Path, resmem: Resmem) -> None:
+    arrays = {
+        "embeddings": np.ones((3, 2)),
+        "logits": np.eye(3) * 2 - 1,
+        "labels": np.arange(3),
+        "ids": np.array(["x", "yy", "z"]),
+        "class_names": np.array(["ant", "bee", "cat"]),
+    }
+    np.savez(tmp_path / "a.npz", **arrays)
+    assert resmem("residualize", tmp_path / "a.npz", *options, "-o", tmp_path / "r.h5").status == 0
+    with open_artifact(tmp_path / "r.h5") as artifact:
+        assert list(artifact.read("ids")) == [b"x", b"yy", b"z"]
+        assert list(artifact.read("class_names")) == [b"ant", b"bee", b"cat"]

@@ -1,26 +1,58 @@
-"""What every kind of index must do, against float64 brute force."""
+"""What exact search must do in each of its forms, against float64 brute force."""
+
+import importlib.util
+import json
+from dataclasses import dataclass, field
 
 import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
 from resmem_cli.errors import DataError, UsageError
-from resmem_cli.indexes.base import index_kinds, search_others
+from resmem_cli.indexes.base import Build, search_others
+from resmem_cli.indexes.exact import ExactIndex
+from resmem_cli.indexes.proof import scan
+from resmem_cli.rows import ArrayInMemory
+from resmem_cli.types import Metric
 
-KINDS = index_kinds()
+
+@dataclass(frozen=True)
+class Variant:
+    """The exact kind with parameters or an engine of its own."""
+
+    parameters: dict = field(default_factory=dict)
+    torch: bool = False
+
+    def build(self, vectors, metric=Metric.EUCLIDEAN):
+        limited = {"axes": min(self.parameters["axes"], vectors.shape[1])} if self.parameters else {}
+        parameters = {**self.parameters, **limited}
+        return self.own(ExactIndex.build(vectors, parameters=parameters, build=Build(metric=metric)))
+
+    def load(self, datasets, parameters):
+        return self.own(ExactIndex.load(datasets, parameters))
+
+    def own(self, index):
+        if self.torch:
+            from resmem_cli.models.search import TorchSearch
+
+            index.engine = TorchSearch("cpu")
+        return index
+
+
+VARIANTS = {
+    "chosen": Variant(),
+    "2 axes": Variant({"axes": 2, "candidates": 60}),
+    "7 axes": Variant({"axes": 7, "candidates": 200}),
+    "all axes": Variant({"axes": 129, "candidates": 54}),
+}
+if importlib.util.find_spec("torch"):
+    VARIANTS["torch"] = Variant(torch=True)
 LARGEST = np.finfo(np.float32).max
 
-pytestmark = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-
-
-@pytest.fixture
-def thread_count():
-    """Set faiss's thread count, and put it back after the test."""
-    before = faiss.omp_get_max_threads()
-    yield faiss.omp_set_num_threads
-    faiss.omp_set_num_threads(before)
+pytestmark = pytest.mark.parametrize("kind", VARIANTS.values(), ids=VARIANTS)
 
 
 def brute_force(vectors, queries, k):
@@ -47,6 +79,10 @@ def same_bits(one, other):
     return np.array_equal(one.rows, other.rows) and np.array_equal(one.distances, other.distances)
 
 
+def whole(rows):
+    return rows.read(0, rows.shape[0])
+
+
 def on_a_grid(rng, n, d, *, cells=6):
     """Draw points so coarse that many distances tie exactly."""
     return rng.integers(cells, size=(n, d)).astype(np.float32)
@@ -60,13 +96,9 @@ def test_three_rows_by_hand(kind):
     assert found.distances.tolist() == [[0, 1, 5], [1, 5, np.sqrt(34)]]
 
 
-def test_every_kind_knows_its_name(kind):
-    assert KINDS[kind.kind] is kind
-
-
-@pytest.mark.parametrize("n_queries", [1, 19, 20, 2000])
+@pytest.mark.parametrize("n_queries", [1, 19, 20, 500])
 @pytest.mark.parametrize("spread", [10, 1, 0.1, 0.01])
-@pytest.mark.parametrize("norm", [1, 10, 100, 1000])
+@pytest.mark.parametrize("norm", [1, 10, 1000])
 def test_the_answer_is_brute_forces(kind, norm, spread, n_queries):
     rng = np.random.default_rng(0)
     # Four clusters in opposite corners, so that no single shift makes the norms small.
@@ -210,12 +242,25 @@ def test_a_query_alone_has_the_same_bits(kind, hard_vectors):
 
 
 @pytest.mark.parametrize("n_queries", [1, 30, 660])
-def test_any_number_of_threads_gives_the_same_bits(kind, hard_vectors, thread_count, n_queries):
+@pytest.mark.parametrize("threads", [2, 3])
+def test_any_number_of_threads_gives_the_same_bits(kind, hard_vectors, threads, n_queries, monkeypatch):
+    monkeypatch.setattr("resmem_cli.indexes.searched._SHARED_WORK", 0)
     found = []
-    for threads in (1, 2):
-        thread_count(threads)
-        found.append(kind.build(hard_vectors).search(hard_vectors[:n_queries], 11))
+    for number in (1, threads):
+        monkeypatch.setenv("OMP_NUM_THREADS", str(number))
+        with threadpool_limits(number):
+            found.append(kind.build(hard_vectors).search(hard_vectors[:n_queries], 11))
     assert same_bits(*found)
+
+
+def test_faiss_keeps_its_number_of_threads(kind, hard_vectors):
+    before = faiss.omp_get_max_threads()
+    try:
+        faiss.omp_set_num_threads(3)
+        kind.build(hard_vectors).search(hard_vectors, 11)
+        assert faiss.omp_get_max_threads() == 3
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def test_memory_layout_and_type_of_the_queries_change_no_bit(kind, hard_vectors):
@@ -235,13 +280,15 @@ def test_no_queries_give_no_neighbours(kind, hard_vectors):
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_an_index_rebuilt_from_its_datasets_gives_the_same_bits(kind, hard_vectors, dtype):
     index = kind.build(hard_vectors.astype(dtype))
-    stored = {name: values.copy() for name, values in index.datasets().items()}
-    rebuilt = kind.from_datasets(stored)
+    stored = {name: whole(rows).copy() for name, rows in index.datasets().items()}
+    rows = {name: ArrayInMemory(values) for name, values in stored.items()}
+    rebuilt = kind.load(rows, json.loads(json.dumps(index.parameters())))
     assert rebuilt.shape == index.shape
     assert same_bits(rebuilt.search(hard_vectors, 11), index.search(hard_vectors, 11))
-    for name, values in rebuilt.datasets().items():
-        assert values.dtype == stored[name].dtype
-        assert np.array_equal(values, stored[name])
+    assert rebuilt.parameters() == index.parameters()
+    for name, rows in rebuilt.datasets().items():
+        assert rows.dtype == stored[name].dtype
+        assert np.array_equal(whole(rows), stored[name])
 
 
 def test_the_vectors_and_queries_are_left_as_they_were(kind, hard_vectors):
@@ -269,6 +316,91 @@ def test_faiss_keeps_its_thresholds(kind, hard_vectors, thresholds):
     with pytest.raises(UsageError):
         index.search(hard_vectors, 0)
     assert {name: getattr(faiss.cvar, name) for name in thresholds} == thresholds
+
+
+class TestCosine:
+    def brute_force(self, vectors, queries, k):
+        """Find the nearest rows by (distance, row), everything in float64."""
+        units = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (vectors, queries)]
+        return brute_force(units[0], units[1], k)
+
+    def test_three_rows_by_hand(self, kind):
+        index = kind.build(np.array([[5, 0], [3, 4], [0, -1]], np.float32), Metric.COSINE)
+        found = index.search(np.array([[2, 0], [0, -9]], np.float32), 3)
+        assert found.rows.tolist() == [[0, 1, 2], [2, 0, 1]]
+        np.testing.assert_allclose(found.distances, [[0, 0.4, 1], [0, 1, 1.8]], atol=1e-15)
+
+    @pytest.mark.parametrize("dtype", [np.float16, np.float32])
+    @pytest.mark.parametrize("spread", [1, 0.01, 1e-3])
+    @pytest.mark.parametrize("k", [1, 9, 60])
+    def test_the_answer_is_brute_forces(self, kind, k, spread, dtype):
+        rng = np.random.default_rng(11)
+        lengths = rng.uniform(0.1, 100, size=(400, 1))
+        vectors = (lengths * (1 + spread * rng.normal(size=(400, 16)))).astype(dtype)
+        queries = (1 + spread * rng.normal(size=(30, 16))).astype(np.float32)
+        found = kind.build(vectors, Metric.COSINE).search(queries, k)
+        rows, chords = self.brute_force(vectors.astype(np.float64), queries.astype(np.float64), k)
+        assert np.array_equal(found.rows, rows)
+        np.testing.assert_allclose(found.distances, chords**2 / 2, rtol=1e-9, atol=1e-18)
+
+    def test_rows_of_one_direction_go_to_the_lower_row(self, kind):
+        rng = np.random.default_rng(12)
+        vectors = on_a_grid(rng, 50, 4).repeat(8, axis=0) + np.float32(1)
+        vectors *= np.float32(2.0) ** rng.integers(-60, 60, size=(400, 1))
+        found = kind.build(vectors, Metric.COSINE).search(vectors[::8], 8)
+        first = np.array([min(np.flatnonzero(found.distances[q] == 0)) for q in range(50)])
+        assert (first == 0).all()
+        assert (np.diff(found.rows, axis=1)[found.distances[:, 1:] == found.distances[:, :-1]] > 0).all()
+        assert (found.distances == 0).all()
+
+    @pytest.mark.parametrize("scale", [1e-45, 1e-30, 1e30, 3e38])
+    def test_lengths_at_the_ends_of_float32(self, kind, scale):
+        rng = np.random.default_rng(13)
+        vectors = np.maximum(rng.uniform(0.1, 1, size=(200, 5)) * scale, 1e-45).astype(np.float32)
+        found = kind.build(vectors, Metric.COSINE).search(vectors[:40], 4)
+        wide = vectors.astype(np.float64)
+        expected = scan(vectors[:40], 4, vectors=wide, metric=Metric.COSINE)
+        assert np.array_equal(found.rows, expected[0])
+        assert np.array_equal(found.distances, expected[1])
+
+    def test_rows_and_queries_without_a_direction(self, kind):
+        vectors = np.eye(4, dtype=np.float32)
+        with pytest.raises(DataError, match="query 1 is all zeros"):
+            kind.build(vectors, Metric.COSINE).search(vectors[:2] * [[1], [0]], 1)
+        vectors[2] = 0
+        with pytest.raises(DataError, match="row 2 is all zeros"):
+            kind.build(vectors, Metric.COSINE)
+
+
+class TestUpdated:
+    @pytest.mark.parametrize("metric", Metric)
+    @pytest.mark.parametrize(
+        ("n_kept", "n_added"), [(250, 50), (300, 7), (300, 0), (1, 0), (0, 20), (150, 0)]
+    )
+    def test_the_answers_are_those_of_a_memory_built_at_once(self, kind, metric, n_kept, n_added):
+        rng = np.random.default_rng(14)
+        vectors = (3 + rng.normal(size=(400, 9))).astype(np.float32)
+        kept = np.sort(rng.choice(300, size=n_kept, replace=False))
+        now = np.concatenate([vectors[kept], vectors[300 : 300 + n_added]])
+        index, _ = kind.build(vectors[:300], metric).updated(ArrayInMemory(now), kept)
+        kind.own(index)
+        at_once = kind.build(now, metric)
+        assert index.shape == at_once.shape
+        k = min(11, len(now))
+        assert same_bits(index.search(vectors[::7], k), at_once.search(vectors[::7], k))
+        again = kind.load(index.datasets(), json.loads(json.dumps(index.parameters())))
+        assert same_bits(again.search(vectors[::7], k), at_once.search(vectors[::7], k))
+
+    def test_no_removed_row_is_left(self, kind):
+        vectors = np.random.default_rng(15).normal(size=(300, 9)).astype(np.float32)
+        vectors[77] = 1e6
+        kept = np.delete(np.arange(300), 77)
+        index, _ = kind.build(vectors).updated(ArrayInMemory(vectors[kept]), kept)
+        stored = index.datasets()
+        assert whole(stored["vectors"]).max() < 10
+        assert np.abs(whole(stored["mean"])).max() < 1
+        assert index.parameters()["largest_norm"] < 100
+        assert "reduced" not in stored or np.abs(whole(stored["reduced"])).max() < 1e5
 
 
 class TestRefusals:

@@ -72,11 +72,16 @@ def test_the_tests_are_installed_as_ci_installs_them() -> None:
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
+def unforeseen(stderr: str) -> list[str]:
+    """Leave out the lines in which `index` says what it is going to build."""
+    return [line for line in stderr.splitlines() if not re.match(r"resmem: [\w-]+.*: .* to build and ", line)]
+
+
 @pytest.mark.parametrize("command", blocks("sh", "run in sample arrays"))
 def test_shell_commands_run(command: str, sample_arrays: Path) -> None:
     done = run_shell(command, sample_arrays)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert unforeseen(done.stderr) == []
 
 
 @pytest.fixture
@@ -113,7 +118,7 @@ def sample_networks(tmp_path: Path) -> Path:
 def test_embed_commands_run(command: str, sample_networks: Path) -> None:
     done = run_shell(command, sample_networks)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert unforeseen(done.stderr) == []
 
 
 def test_python_examples_run_one_after_the_other(sample_arrays: Path) -> None:
@@ -159,4 +164,4 @@ def test_every_exit_code_is_explained() -> None:
 def test_every_command_is_listed() -> None:
     [section] = re.findall(r"^## Commands\n(.*?)^## ", README, flags=re.DOTALL | re.MULTILINE)
     listed = set(re.findall(r"^\| `(\w+)` \| [^|]* \| [^|]* \|$", section, flags=re.MULTILINE))
-    assert listed == set(get_command(app).commands)  # type: ignore[attr-defined]
+    assert listed == set(get_command(app).list_commands(None))  # type: ignore[attr-defined]

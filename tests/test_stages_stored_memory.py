@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import C, Pipeline, Resmem
+from conftest import N_TRAIN, C, Pipeline, Resmem
 from numpy.typing import NDArray
 
 from resmem_cli import open_artifact
@@ -111,3 +111,54 @@ def test_forging_without_a_change_gives_the_same_content(tmp_path: Path, pipelin
     forge(pipeline.residuals, tmp_path / "copy.h5")
     with open_artifact(tmp_path / "copy.h5", RESIDUALS) as copy, open_artifact(pipeline.residuals) as own:
         assert copy.header == own.header
+
+
+@pytest.mark.parametrize("top", [None, 3])
+def test_rows_gathered_in_the_order_of_the_file_give_the_same_scores(
+    top: int | None, tmp_path: Path, pipeline: Pipeline, resmem: Resmem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, options = tmp_path / "r.h5", [] if top is None else ["--top", top]
+    assert resmem("residualize", pipeline.train, *options, "-o", memory).status == 0
+    predict = ["predict", pipeline.test, "--index", pipeline.index, "--residuals", memory, "-o"]
+    assert resmem(*predict, tmp_path / "cached.h5").status == 0
+    monkeypatch.setattr("resmem_cli.stages.stored_memory._CACHED_BYTES", 0)
+    assert resmem(*predict, tmp_path / "sorted.h5").status == 0
+    monkeypatch.setattr("resmem_cli.stages.stored_memory.BLOCK_BYTES", 3 * 53 * 20)
+    assert resmem(*predict, tmp_path / "few.h5").status == 0
+    results = {(tmp_path / f"{name}.h5").read_bytes() for name in ("cached", "sorted", "few")}
+    assert len(results) == 1
+    with open_artifact(tmp_path / "few.h5") as artifact:
+        assert ("truncation/proved" in artifact) == (top is not None)
+
+
+def test_ids_are_no_residuals(tmp_path: Path, pipeline: Pipeline, resmem: Resmem) -> None:
+    named = tmp_path / "named.h5"
+    forge(pipeline.residuals, named, ids=np.arange(N_TRAIN))
+    options = ["--index", pipeline.index, "--residuals", named, "-k", 20, "-o", tmp_path / "p.h5"]
+    assert resmem("predict", pipeline.test, *options).status == 0
+    with open_artifact(tmp_path / "p.h5") as own, open_artifact(pipeline.predictions) as other:
+        assert np.array_equal(own.read("scores"), other.read("scores"))
+
+
+def test_proved_predictions_are_those_of_whole_residuals(
+    tmp_path: Path, pipeline: Pipeline, resmem: Resmem
+) -> None:
+    results = {}
+    for top in (None, 1, 2, 4, C):
+        memory, options = tmp_path / "r.h5", [] if top is None else ["--top", top]
+        assert resmem("residualize", pipeline.train, *options, "-o", memory).status == 0
+        predict = ["predict", pipeline.test, "--index", pipeline.index, "--residuals", memory, "-o"]
+        assert resmem(*predict, tmp_path / "p.h5").status == 0
+        with open_artifact(tmp_path / "p.h5") as artifact:
+            results[top] = {name: artifact.read(name) for name in artifact.shapes}
+    whole = results.pop(None)
+    shares = []
+    for found in results.values():
+        proved = found["truncation/proved"].astype(bool)
+        assert np.array_equal(found["predicted"][proved], whole["predicted"][proved])
+        excess = found["scores"] - whole["scores"]
+        assert (excess.max(axis=1) <= found["truncation/bound"] + 1 / 65535).all()
+        shares.append(proved.mean())
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    assert not results[C]["truncation/bound"].any()

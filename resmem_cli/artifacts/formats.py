@@ -136,7 +136,7 @@ EMBEDDINGS = Format(
 
 RESIDUALS = Format(
     name="resmem.residuals",
-    version=1,
+    version=2,
     doc="what the network got wrong: onehot(y) − softmax(f(x)/T)",
     datasets=(
         _dataset("residuals", "n C", ("<f4",), "all C entries of each row", optional=True, random=True),
@@ -157,27 +157,86 @@ RESIDUALS = Format(
             random=True,
         ),
         _dataset("labels", "n", ("<i4",), "class of each example"),
+        _dataset("ids", "n", ("<i8", STRING), "the user's own name of each row", optional=True),
         _CLASS_NAMES,
     ),
     one_of=(("residuals",), ("top/classes", "top/values")),
     parameters=("temperature", "top", "n_classes", "embeddings_digest"),
 )
 
+_CURVE = ("curve/probes", "curve/rerank", "curve/recall", "curve/compared")
+_LISTS = ("lists/centroids", "lists/sizes", "lists/entries")
+_GRAPH = ("graph/levels", "graph/neighbors", "graph/rows")
+
+
+def _with_and_without(group: tuple[str, ...], *optional: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """Give a group of datasets with every choice of the optional ones."""
+    groups = [group]
+    for more in optional:
+        groups += [(*one, *more) for one in groups]
+    return tuple(groups)
+
+
 INDEX = Format(
     name="resmem.index",
-    version=1,
+    version=2,
     doc="what is needed to search the memory",
     datasets=(
         _dataset("vectors", "n d", FLOATS, "the embeddings, as they were", random=True),
         _dataset("mean", "d", ("<f8",), "mean row, subtracted for the search"),
+        _dataset(
+            "axes",
+            "d r",
+            ("<f8",),
+            "orthonormal columns, in whose coordinates the centred rows are searched",
+            optional=True,
+        ),
+        _dataset(
+            "reduced",
+            "n e",
+            ("<f4",),
+            "exact: coordinates of each row on the axes, then the norm of what is left of it",
+            optional=True,
+            random=True,
+        ),
+        _dataset("lists/centroids", "l d", ("<f4",), "ivf: centre of each list", optional=True),
+        _dataset("lists/sizes", "l", ("<i8",), "ivf: rows of each list", optional=True),
+        _dataset(
+            "lists/entries",
+            "b",
+            ("|u1",),
+            "ivf: for each list its codes, then its row numbers (int64), with room for a multiple of 8 rows",
+            optional=True,
+            random=True,
+        ),
+        _dataset("lists/codebook", "p c s", ("<f4",), "ivf-pq: the code words", optional=True),
+        _dataset("graph/levels", "n", ("<i4",), "hnsw: levels of each node", optional=True),
+        _dataset(
+            "graph/neighbors", "g", ("<i4",), "hnsw: neighbours of all nodes", optional=True, random=True
+        ),
+        _dataset(
+            "graph/rows", "n", ("<i8",), "hnsw and factory: the row each node stands for", optional=True
+        ),
+        _dataset("engine", "f", ("|u1",), "factory: the index as faiss writes it", optional=True),
+        _dataset("curve/probes", "v", ("<i4",), "measured settings: nprobe or efSearch", optional=True),
+        _dataset("curve/rerank", "v", ("<i4",), "candidates re-ranked for each neighbour", optional=True),
+        _dataset("curve/recall", "v", ("<f8",), "share of the true neighbours found", optional=True),
+        _dataset("curve/compared", "v", ("<f8",), "codes compared with a query", optional=True),
         _dataset("ids", "n", ("<i8", STRING), "the user's own name of each row", optional=True),
+    ),
+    one_of=(
+        (),
+        ("axes", "reduced"),
+        *_with_and_without(_LISTS, ("axes",), ("lists/codebook",), _CURVE),
+        *_with_and_without(_GRAPH, _CURVE),
+        *_with_and_without(("engine", "graph/rows"), _CURVE),
     ),
     parameters=("kind", "metric", "distance_scale", "embeddings_digest"),
 )
 
 PREDICTIONS = Format(
     name="resmem.predictions",
-    version=1,
+    version=2,
     doc="the answer for each query, and the memory rows it came from",
     datasets=(
         _dataset("predicted", "q", ("<i4",), "argmax of the scores; ties go to the lower class"),
@@ -191,10 +250,27 @@ PREDICTIONS = Format(
         _dataset("neighbors/distances", "q k", ("<f8",), "Euclidean, not squared"),
         _dataset("neighbors/weights", "q k", ("<f4",), "normalised, sum 1"),
         _dataset("neighbors/labels", "q k", ("<i4",), "the classes of those rows"),
+        _dataset(
+            "truncation/bound",
+            "q",
+            ("<f4",),
+            "with top residuals: how much less than stored a score may be, for what was not kept",
+            optional=True,
+        ),
+        _dataset(
+            "truncation/proved",
+            "q",
+            ("|u1",),
+            "1 where whole residuals are proved to give the same predicted class",
+            optional=True,
+        ),
         _dataset("ids", "q", ("<i8", STRING), "the user's own name of each query", optional=True),
         _CLASS_NAMES,
     ),
-    one_of=(("scores",), ("top_scores/classes", "top_scores/values")),
+    one_of=_with_and_without(("scores",), ("truncation/bound", "truncation/proved"))
+    + _with_and_without(
+        ("top_scores/classes", "top_scores/values"), ("truncation/bound", "truncation/proved")
+    ),
     parameters=("method", "k", "sigma", "temperature", "n_classes", "n_memory"),
 )
 
@@ -234,7 +310,7 @@ def markdown_table() -> str:
     for fmt in FORMATS.values():
         lines.append(f"| **{fmt.name}** {fmt.version} | | | | {fmt.doc} |")
         for spec in fmt.datasets:
-            types = " or ".join(dtype.lstrip("<") for dtype in spec.dtypes)
+            types = " or ".join(dtype.lstrip("<|") for dtype in spec.dtypes)
             shape = ", ".join(spec.dims) + ("," if len(spec.dims) == 1 else "")
             needed = "" if spec.required else " (optional)"
             lines.append(f"| | `{spec.path}` | ({shape}) | {types} | {spec.doc}{needed} |")

@@ -64,6 +64,10 @@ class BlockRows:
             self._span = (first, last)
         return self._values[start - self._span[0] : stop - self._span[0]]
 
+    def at(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Read the whole dataset, to be indexed with some rows: rows here can't be read one by one."""
+        return self.read(0, self.shape[0])
+
     def _load(self, start: int, stop: int) -> NDArray[Any]:
         try:
             values: NDArray[Any] = self._dataset[start:stop]

@@ -11,6 +11,8 @@ import numpy as np
 from resmem_cli.artifacts.formats import STRING, Format
 from resmem_cli.errors import DataError
 
+_FEW_ALTERNATIVES = 4  # more are not listed in a message, but the likeliest is
+
 
 class Shaped(Protocol):
     """Anything with a shape and a numpy type, such as an HDF5 dataset."""
@@ -92,10 +94,12 @@ def _check_alternatives(path: Path, fmt: Format, datasets: Mapping[str, Shaped])
         return
     present = {name for group in fmt.one_of for name in group if name in datasets}
     if present not in [set(group) for group in fmt.one_of]:
+        groups = sorted(fmt.one_of, key=lambda group: len(present.symmetric_difference(group)))
+        likely = fmt.one_of if len(groups) <= _FEW_ALTERNATIVES else groups[:1]
         raise DataError(
             f"not a whole {fmt.name}",
             file=path,
-            expected=" or else ".join(" with ".join(group) or "none" for group in fmt.one_of),
+            expected=" or else ".join(" with ".join(group) or "none" for group in likely),
             found=", ".join(sorted(present)) or "none",
         )
 

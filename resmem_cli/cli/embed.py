@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json as json_module
 import re
 import sys
@@ -15,9 +14,6 @@ import typer
 from resmem_cli.cli import console, options
 from resmem_cli.errors import UsageError
 from resmem_cli.types import ArraySelection, ComputeType, ImageLayout, Pooling, StageResult, StorageType
-
-# As malloc.h numbers them.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
 @options.choosing_arrays(*options.INPUT_ROLES)
@@ -189,7 +185,6 @@ def run(
         shard=part,
         resume=resume,
     )
-    _keep_freed_memory()
     # What the network's own code prints is no part of the result.
     with contextlib.redirect_stdout(sys.stderr):
         if list_layers:
@@ -208,17 +203,6 @@ def run(
         _show_layers(result, quiet=quiet)
     else:
         console.report(result, as_json=json, quiet=quiet)
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc give the memory of a batch's activations to the next batch, not back to the system.
-
-    On a small ResNet page faults were a tenth of the run otherwise.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        set_option = ctypes.CDLL(None).mallopt
-        for option in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
-            set_option(option, 1 << 30)
 
 
 def _show_layers(result: StageResult, *, quiet: bool) -> None:

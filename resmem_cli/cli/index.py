@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from resmem_cli.cli import console, options
-from resmem_cli.types import ArraySelection
+from resmem_cli.types import ArraySelection, Metric, StageResult, StorageType
+
+if TYPE_CHECKING:
+    from resmem_cli.indexes.plan import Plan
+
+_SMALLEST_GAIN = 5e-4  # of recall, to be shown
 
 
 @options.choosing_arrays(*options.OUTPUT_ROLES)
@@ -15,10 +21,62 @@ def run(
     *,
     embeddings: options.Embeddings,
     output: options.Output = None,
-    kind: Annotated[str, typer.Option(metavar="KIND", help="Kind of index.")] = "exact",
-    seed: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Seed of the sample of rows whose distances are measured.")
-    ] = 0,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="exact, ivf, ivf-rabitq, ivf-pq, hnsw or factory; by default chosen from rows, dimensions "
+            "and --memory.",
+            show_default=False,
+        ),
+    ] = None,
+    factory: Annotated[
+        str | None,
+        typer.Option(metavar="STRING", help="Build what this faiss factory string says.", show_default=False),
+    ] = None,
+    metric: Annotated[Metric, typer.Option(help="How far apart two rows are.")] = Metric.EUCLIDEAN,
+    memory: options.Memory = options.DEFAULT_MEMORY,
+    recall: Annotated[
+        float,
+        typer.Option(
+            metavar="R", help="Recall that an approximate kind's search is tuned to, on held-out rows."
+        ),
+    ] = 0.95,
+    k: Annotated[int, typer.Option("-k", metavar="K", help="Neighbours for which it is tuned.")] = 53,
+    no_measure: Annotated[
+        bool, typer.Option("--no-measure", help="Do not measure an approximate kind's recall.")
+    ] = False,
+    axes: Annotated[
+        int | None,
+        typer.Option(
+            metavar="R",
+            help="exact: search the first R principal axes before all columns; 0 for none; by default a "
+            "sample decides.",
+            show_default=False,
+        ),
+    ] = None,
+    lists: Annotated[
+        int | None, typer.Option(metavar="N", help="ivf kinds: number of lists.", show_default=False)
+    ] = None,
+    storage: Annotated[
+        StorageType | None, typer.Option(help="ivf: type of the stored codes.", show_default=False)
+    ] = None,
+    bits: Annotated[
+        int | None, typer.Option(metavar="N", help="ivf-rabitq: bits a dimension.", show_default=False)
+    ] = None,
+    subquantizers: Annotated[
+        int | None, typer.Option(metavar="M", help="ivf-pq: bytes of a code.", show_default=False)
+    ] = None,
+    links: Annotated[
+        int | None, typer.Option(metavar="M", help="hnsw: links of a node.", show_default=False)
+    ] = None,
+    ef_construction: Annotated[
+        int | None, typer.Option(metavar="N", help="hnsw: candidates while building.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of every sample of rows.")] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be built and what it would cost, and stop.")
+    ] = False,
     selection: ArraySelection,
     no_clobber: options.NoClobber = False,
     json: options.Json = False,
@@ -26,19 +84,79 @@ def run(
 ) -> None:
     """Make the embeddings searchable.
 
-    How far apart they lie is measured too; the default sigma comes from it.
+    Without --kind, rows, dimensions and --memory decide: exact search up to about a million rows of a
+    thousand dimensions, approximate beyond. How far apart the rows lie is measured too (the default sigma
+    comes from it), and how many of the true neighbours an approximate kind finds.
     """
-    from resmem_cli.stages.index import IndexConfig, index
+    from resmem_cli.memory_size import parse_memory
+    from resmem_cli.stages.index import IndexConfig, index, plan
+
+    given = {
+        "factory": factory,
+        "axes": axes,
+        "lists": lists,
+        "storage": None if storage is None else str(storage),
+        "bits": bits,
+        "subquantizers": subquantizers,
+        "links": links,
+        "ef_construction": ef_construction,
+    }
+    config = IndexConfig(
+        kind="factory" if kind is None and factory is not None else kind,
+        parameters={name: value for name, value in given.items() if value is not None},
+        metric=metric,
+        memory=parse_memory(memory),
+        recall=recall,
+        k=k,
+        measure_quality=not no_measure,
+        seed=seed,
+        arrays=selection,
+    )
+    if dry_run:
+        console.report(plan(embeddings, config=config), as_json=json, quiet=quiet)
+        return
+
+    def announce(planned: Plan) -> None:
+        console.notice(planned.sentence(), quiet=quiet)
 
     result = index(
         embeddings,
         output=options.output_path(output, "index", embeddings, split=selection.split),
-        config=IndexConfig(
-            kind=kind,
-            seed=seed,
-            arrays=selection,
-        ),
+        config=config,
         clobber=not no_clobber,
+        announce=announce,
         progress=console.progress_bars(quiet=quiet),
     )
-    console.report(result, as_json=json, quiet=quiet)
+    _report(result, as_json=json, quiet=quiet)
+
+
+def _report(result: StageResult, *, as_json: bool, quiet: bool) -> None:
+    curve: list[Mapping[str, Any]] = result.summary.get("curve", [])
+    if as_json or not curve:
+        console.report(result, as_json=as_json, quiet=quiet)
+        return
+    fields = {name: value for name, value in result.summary.items() if name != "curve"}
+    console.report(
+        StageResult(result.command, result.output, fields, result.notices), as_json=False, quiet=quiet
+    )
+    setting = next(iter(curve[0]))
+    rows = [
+        (
+            f"{point[setting]:,}",
+            f"{point['rerank']:,}",
+            f"{point['recall']:.4f}",
+            f"{point['compared']:,.0f}",
+            f"{point['microseconds']:,.0f}",
+        )
+        for point in _worth_it(curve)
+    ]
+    console.emit_table((setting, "rerank", "recall", "compared", "µs a query"), rows)
+
+
+def _worth_it(curve: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Leave out the settings that find hardly more than a cheaper one; --json has them all."""
+    best = 0.0
+    for point in curve:
+        if point["recall"] >= best + _SMALLEST_GAIN:
+            best = point["recall"]
+            yield point

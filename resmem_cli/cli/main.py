@@ -2,21 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import importlib
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from resmem_cli.cli import analyze, embed, import_, index, info, predict, residualize, verify
 from resmem_cli.cli.failures import run_and_exit
 from resmem_cli.version import __version__
+
+# In the order of `resmem --help`; each has its module, which only its own use imports.
+_COMMANDS = {
+    "import": "import_",
+    "embed": "embed",
+    "residualize": "residualize",
+    "index": "index",
+    "predict": "predict",
+    "update": "update",
+    "analyze": "analyze",
+    "info": "info",
+    "verify": "verify",
+}
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+
+class _Commands(TyperGroup):
+    """The subcommands, each made when it is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"resmem_cli.cli.{_COMMANDS[cmd_name]}")
+        own = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+        own.command(cmd_name, context_settings=_SETTINGS)(module.run)
+        return typer.main.get_command(own)
+
 
 # Plain help: rich's panels would double the time of --help.
 app = typer.Typer(
     name="resmem",
+    cls=_Commands,
     invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=_SETTINGS,
 )
 
 
@@ -41,16 +73,6 @@ def _resmem(
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
         raise typer.Exit(2)
-
-
-app.command("import")(import_.run)
-app.command("embed")(embed.run)
-app.command("residualize")(residualize.run)
-app.command("index")(index.run)
-app.command("predict")(predict.run)
-app.command("analyze")(analyze.run)
-app.command("info")(info.run)
-app.command("verify")(verify.run)
 
 
 def main() -> None:

@@ -39,6 +39,12 @@ NoClobber = Annotated[bool, typer.Option("--no-clobber", help="Refuse to replace
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress and no notices on stderr.")]
 
+DEFAULT_MEMORY = "8G"
+Memory = Annotated[
+    str,
+    typer.Option("--memory", metavar="SIZE", help="Memory to stay within, such as 500M or 8G."),
+]
+
 Embeddings = Annotated[
     Path,
     input_argument("EMBEDDINGS", "An embeddings artifact, or exported arrays."),

@@ -45,6 +45,35 @@ def run(
     block_rows: Annotated[
         int | None, typer.Option(metavar="N", help="Queries at a time; changes nothing in the result.")
     ] = None,
+    recall: Annotated[
+        float | None,
+        typer.Option(
+            metavar="R",
+            help="Approximate kinds: the cheapest search that was measured to reach this recall; by default "
+            "the one the index was tuned to.",
+            show_default=False,
+        ),
+    ] = None,
+    nprobe: Annotated[
+        int | None, typer.Option(metavar="N", help="ivf kinds: lists to visit.", show_default=False)
+    ] = None,
+    ef_search: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="hnsw: length of the candidate queue.", show_default=False),
+    ] = None,
+    rerank: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Approximate kinds: candidates compared by true distances, for each neighbour.",
+            show_default=False,
+        ),
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(metavar="faiss|torch", help="What searches an exact index; the answer is the same.")
+    ] = "faiss",
+    device: Annotated[str, typer.Option(help="Where torch searches: auto, cuda, mps or cpu.")] = "auto",
+    memory: options.Memory = options.DEFAULT_MEMORY,
     selection: ArraySelection,
     no_clobber: options.NoClobber = False,
     json: options.Json = False,
@@ -55,7 +84,9 @@ def run(
     The network's softmax plus the weighted residuals of the nearest rows, at the temperature of the
     residuals. Every answer is kept with the memory rows it came from.
     """
+    from resmem_cli.memory_size import parse_memory
     from resmem_cli.stages.predict import PredictConfig, predict
+    from resmem_cli.stages.searching import SearchConfig
 
     result = predict(
         queries,
@@ -68,6 +99,15 @@ def run(
             method=method,
             top_scores=top_scores,
             block_rows=block_rows,
+            search=SearchConfig(
+                recall=recall,
+                nprobe=nprobe,
+                ef_search=ef_search,
+                rerank=rerank,
+                backend=backend,
+                device=device,
+            ),
+            memory=parse_memory(memory),
             arrays=selection,
         ),
         clobber=not no_clobber,

@@ -6,13 +6,20 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resmem_cli.errors import DataError, UsageError
+from resmem_cli.indexes.space import Space, check_rows
+from resmem_cli.rows import RandomRows
+from resmem_cli.scratch import Scratch
+from resmem_cli.types import Metric, Progress, no_progress
+
+DEFAULT_MEMORY = 8 << 30
+"""Bytes of memory to stay within where the user gives no other budget."""
 
 
 @dataclass(frozen=True)
@@ -24,46 +31,177 @@ class Neighbors:
     rows : (n_queries, k) int64
         Memory rows; never −1.
     distances : (n_queries, k) float64
-        Euclidean, not squared: differences and squares taken in float64 from the original vectors.
-    n_scanned : int
-        How many queries had to be scanned because rounding left their answer unproved.
+        True distances in the index's metric, computed in float64 from the original vectors.
+    steps : mapping of str to int
+        How many queries were answered by each step of the search, in the order of the steps.
     """
 
     rows: NDArray[np.int64]
     distances: NDArray[np.float64]
-    n_scanned: int = 0
+    steps: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def n_scanned(self) -> int:
+        """How many queries had to be compared with all rows by true distances."""
+        return self.steps.get(SCANNED, 0)
+
+
+SCANNED = "scan"
+"""The step of those queries whose answer nothing cheaper proved."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """What a build may use, and how it goes on.
+
+    Attributes
+    ----------
+    metric : Metric
+        Of the distances.
+    seed : int
+        Of every sample drawn.
+    memory : int
+        Bytes of anonymous memory to stay within.
+    scratch : Scratch
+        Makes arrays larger than that.
+    quality : QualityTarget or None
+        What recall an approximate index is to reach; None to leave its quality unmeasured.
+    progress : Progress
+        Shows how far the rows have come.
+    """
+
+    metric: Metric = Metric.EUCLIDEAN
+    seed: int = 0
+    memory: int = DEFAULT_MEMORY
+    scratch: Scratch = field(default_factory=Scratch)
+    quality: QualityTarget | None = None
+    progress: Progress = no_progress
+
+
+@dataclass(frozen=True)
+class QualityTarget:
+    """What recall is measured and wanted.
+
+    Attributes
+    ----------
+    recall : float
+        Share of the true k nearest rows to find, in (0, 1].
+    k : int
+        Neighbours of a query.
+    queries : int
+        Rows to hold out as queries.
+    """
+
+    recall: float = 0.95
+    k: int = 53
+    queries: int = 1000
 
 
 class Index(ABC):
     """A searchable memory of embeddings.
 
     A kind of index is one module of this package with one subclass, registered by `index_kind`.
+
+    Attributes
+    ----------
+    kind : str
+        Its name.
+    exact : bool
+        Whether every answer is proved to be the k nearest rows.
+    space : Space
+        Metric, mean and axes of the searched rows.
+    vectors : RandomRows
+        (n, d) float32 or float16: the embeddings as they were; distances are taken from these.
     """
 
     kind: ClassVar[str]
+    exact: ClassVar[bool] = False
+    space: Space
+    vectors: RandomRows
 
     @classmethod
     @abstractmethod
-    def build(cls, vectors: NDArray[Any]) -> Self:
-        """Build the index of (n, d) float vectors, finite, n ≥ 1."""
+    def build(
+        cls,
+        vectors: NDArray[Any] | RandomRows,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        build: Build | None = None,
+    ) -> Self:
+        """Build the index of (n, d) vectors, n ≥ 1.
+
+        Parameters
+        ----------
+        vectors : (n, d) float32 or float16
+            Kept, not copied; read in blocks.
+        parameters : mapping, optional
+            Of the kind, by name; what is missing is chosen from n, d and the memory.
+        build : Build, optional
+            Metric, seed, memory.
+
+        Raises
+        ------
+        DataError
+            If a row is not finite or, with cosine, all zeros.
+        UsageError
+            If a parameter is unknown or out of range.
+        """
 
     @classmethod
     @abstractmethod
-    def from_datasets(cls, datasets: Mapping[str, NDArray[Any]]) -> Self:
-        """Build the index from what `datasets` gave."""
+    def load(cls, datasets: Mapping[str, RandomRows], parameters: Mapping[str, Any]) -> Self:
+        """Make the index from what `datasets` and `parameters` gave.
+
+        Raises
+        ------
+        DataError
+            If they do not fit together.
+        """
 
     @abstractmethod
-    def datasets(self) -> dict[str, NDArray[Any]]:
+    def datasets(self) -> dict[str, RandomRows]:
         """Give everything that has to be stored, by the dataset names of the index format."""
 
-    @property
     @abstractmethod
+    def parameters(self) -> dict[str, Any]:
+        """Give what `load` needs besides, as JSON values; `metric` is among them."""
+
+    @abstractmethod
+    def updated(
+        self, vectors: RandomRows, kept: NDArray[np.int64], *, build: Build | None = None
+    ) -> tuple[Self, tuple[str, ...]]:
+        """Make the index of a changed memory.
+
+        Parameters
+        ----------
+        vectors : (m, d)
+            All rows of the new memory: this memory's rows `kept`, then the added ones.
+        kept : (n_kept,) int64
+            Rows of this memory, ascending.
+        build : Build, optional
+            As in `build`; the metric stays.
+
+        Returns
+        -------
+        index, notices
+            The new index, in which nothing of the rows that were not kept is left, and what the user
+            should know, such as that the kind had to be built anew.
+        """
+
+    @property
     def shape(self) -> tuple[int, int]:
         """`(n, d)`: rows of the memory, and their dimension."""
+        n, d = self.vectors.shape
+        return n, d
+
+    @property
+    def metric(self) -> Metric:
+        """Of the distances."""
+        return self.space.metric
 
     @abstractmethod
     def search(self, queries: NDArray[Any], k: int) -> Neighbors:
-        """Find the k nearest rows of each query.
+        """Find the k nearest rows of each query, or most of them if the kind is approximate.
 
         Parameters
         ----------
@@ -77,7 +215,7 @@ class Index(ABC):
         UsageError
             If k is out of range.
         DataError
-            If the queries have another dimension, or are not finite.
+            If the queries have another dimension, are not finite or, with cosine, all zeros.
         """
 
 
@@ -104,18 +242,14 @@ def index_kinds() -> dict[str, type[Index]]:
     return dict(_KINDS)
 
 
-def check_search(queries: NDArray[Any], k: int, *, shape: tuple[int, int]) -> None:
-    """Check the arguments of a search against the memory's `(n, d)`; raises as `Index.search` does."""
-    n, d = shape
+def check_search(queries: NDArray[Any], k: int, *, index: Index) -> None:
+    """Check the arguments of a search; raises as `Index.search` does."""
+    n, d = index.shape
     if not 1 <= k <= n:
         raise UsageError("k out of range", expected=f"1 to {n:,} (the memory's rows)", found=f"{k:,}")
     if queries.ndim != 2 or queries.shape[1] != d:
         raise DataError("queries of another dimension", expected=f"(n_queries, {d})", found=queries.shape)
-    finite = np.isfinite(queries).all(axis=1)
-    if not finite.all():
-        raise DataError(
-            f"query {int(np.argmin(finite)):,} holds NaN or infinity", remedy="remove or repair it"
-        )
+    check_rows(queries, index.metric, what="query")
 
 
 def search_others(index: Index, queries: NDArray[Any], own_rows: NDArray[np.int64], k: int) -> Neighbors:
@@ -152,5 +286,5 @@ def search_others(index: Index, queries: NDArray[Any], own_rows: NDArray[np.int6
     return Neighbors(
         rows=found.rows[others].reshape(-1, k),
         distances=found.distances[others].reshape(-1, k),
-        n_scanned=found.n_scanned,
+        steps=found.steps,
     )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from resmem_cli.indexes.base import Index, search_others
+from resmem_cli.indexes.searched import KEPT_BYTES
 from resmem_cli.types import Progress, no_progress, row_blocks
 
 SCALE_NEIGHBOR = 53
@@ -19,7 +20,8 @@ _BLOCK_FLOPS = 1 << 37
 def search_rows(shape: tuple[int, int]) -> int:
     """Count the queries to search together in a memory of `(n, d)`."""
     n, d = shape
-    return max(16, _BLOCK_FLOPS // (2 * n * d))
+    # A memory of which no centred copy is kept takes as long to centre as some tens of queries to search.
+    return max(16 if 4 * n * d <= KEPT_BYTES else 512, _BLOCK_FLOPS // (2 * n * d))
 
 
 def measure_distance_scale(
@@ -39,16 +41,17 @@ def measure_distance_scale(
     Returns
     -------
     dict
-        `median`: the median Euclidean distance from `sample` rows, drawn with `seed`, to their
+        `median`: the median distance from `sample` rows, drawn with `seed`, to their
         `neighbor`-th nearest other row; 0 for a memory of one row.
     """
-    vectors, (n, _) = index.datasets()["vectors"], index.shape
+    n = index.shape[0]
     sample = min(SCALE_SAMPLE, n)
     rows = np.sort(np.random.default_rng(seed).choice(n, size=sample, replace=False))
     neighbor = min(SCALE_NEIGHBOR, n - 1)
     distances = np.zeros(sample)
     if neighbor:
         for block in progress(row_blocks(sample, search_rows(index.shape)), "measuring distances"):
-            found = search_others(index, vectors[rows[block]], rows[block], neighbor)
+            own = rows[block]
+            found = search_others(index, index.vectors.at(own)[own], own, neighbor)
             distances[block] = found.distances[:, -1]
     return {"median": float(np.median(distances)), "neighbor": neighbor, "sample": sample, "seed": seed}

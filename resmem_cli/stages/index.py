@@ -1,22 +1,35 @@
-"""`resmem index`: the memory made searchable, and its distance scale measured."""
+"""`resmem index`: the memory made searchable, its distance scale and the quality of its search measured."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resmem_cli.artifacts.formats import INDEX
 from resmem_cli.artifacts.writer import ArtifactWriter
-from resmem_cli.errors import ResourceError, UsageError
-from resmem_cli.indexes.base import index_kinds
+from resmem_cli.errors import UsageError, naming_file
+from resmem_cli.indexes.approximate import ApproximateIndex
+from resmem_cli.indexes.base import DEFAULT_MEMORY, Build, Index, QualityTarget, index_kinds
+from resmem_cli.indexes.plan import Plan, plan_index
 from resmem_cli.indexes.scale import measure_distance_scale
+from resmem_cli.indexes.space import check_rows
+from resmem_cli.rows import ArrayInMemory, RandomRows
+from resmem_cli.scratch import Scratch
 from resmem_cli.stages.sources import EmbeddingSource, open_embeddings
+from resmem_cli.stages.stored_index import write_index
 from resmem_cli.stages.streaming import rows_within
-from resmem_cli.types import ArraySelection, Progress, StageResult, no_progress, row_blocks
+from resmem_cli.types import ArraySelection, Metric, Progress, StageResult, no_progress, row_blocks
 from resmem_cli.weights import SIGMA_PER_SCALE
+
+# Vectors that take more of the memory budget than one part in this many lie in a temporary file.
+_MEMORY_SHARE = 16
+# What finding the true neighbours of the held-out rows may cost, in floating point operations.
+_TRUTH_FLOPS = 1 << 45
 
 
 @dataclass(frozen=True)
@@ -25,17 +38,57 @@ class IndexConfig:
 
     Attributes
     ----------
-    kind : str
-        One of `index_kinds()`.
+    kind : str or None
+        One of `index_kinds()`; None to choose from n, d and the memory.
+    parameters : mapping
+        Of the kind; what is missing is chosen.
+    metric : Metric
+        Of the distances.
+    memory : int
+        Bytes of anonymous memory to stay within, and for a search to be planned for.
+    recall : float
+        What an approximate kind is tuned to.
+    k : int
+        Neighbours for which it is tuned.
+    measure_quality : bool
+        Whether to measure an approximate kind at all.
     seed : int
-        Of the sample of rows whose distances are measured.
+        Of every sample.
     arrays : ArraySelection
         Which arrays, where the input is exported arrays.
     """
 
-    kind: str = "exact"
+    kind: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    metric: Metric = Metric.EUCLIDEAN
+    memory: int = DEFAULT_MEMORY
+    recall: float = 0.95
+    k: int = 53
+    measure_quality: bool = True
     seed: int = 0
     arrays: ArraySelection = field(default_factory=ArraySelection)
+
+
+def plan(embeddings: Path | str, *, config: IndexConfig | None = None) -> StageResult:
+    """Say which kind of index would be built, why, and what it would cost; build nothing.
+
+    Parameters
+    ----------
+    embeddings : pathlib.Path or str
+        An embeddings artifact or exported arrays.
+    config : IndexConfig, optional
+        As for `index`.
+
+    Raises
+    ------
+    UsageError, MissingInputError, DataError
+        As `index` does.
+    """
+    config = config or IndexConfig()
+    _check(config)
+    with open_embeddings(Path(embeddings), config.arrays) as source:
+        planned = _plan(source, config)
+    return StageResult("index", None, planned.summary(), source.notices)
 
 
 def index(
@@ -44,6 +97,7 @@ def index(
     output: Path | str,
     config: IndexConfig | None = None,
     clobber: bool = True,
+    announce: Callable[[Plan], None] | None = None,
     progress: Progress = no_progress,
 ) -> StageResult:
     """Build a searchable index of the embeddings.
@@ -55,63 +109,149 @@ def index(
     output : pathlib.Path or str
         The artifact to write.
     config : IndexConfig, optional
-        Kind and seed.
+        Kind, metric, memory, and how good it is to be.
     clobber : bool
         Whether an existing output may be replaced.
+    announce : callable, optional
+        Is given the plan when the rows are read and the work starts.
     progress : Progress
         Shows how far the rows have come.
 
     Raises
     ------
     UsageError
-        If there is no such kind.
-    ResourceError
-        If the rows do not fit in memory.
+        If there is no such kind, or a parameter is out of range.
     MissingInputError, DataError, OutputError
         As the message says; nothing is written then.
     """
     embeddings, output = Path(embeddings), Path(output)
     config = config or IndexConfig()
-    kinds = index_kinds()
-    if config.kind not in kinds:
-        raise UsageError("no such kind of index", expected=f"one of {', '.join(kinds)}", found=config.kind)
+    _check(config)
     with (
         open_embeddings(embeddings, config.arrays) as source,
         ArtifactWriter(output, INDEX, reads=source.files, clobber=clobber) as writer,
     ):
-        built = kinds[config.kind].build(_read_all(source, progress))
+        planned = _plan(source, config)
+        build = _build(source, config, folder=output.absolute().parent, progress=progress)
+        vectors = _vectors(source, build)
+        if announce is not None:
+            announce(planned)
+        built = index_kinds()[planned.kind].build(vectors, parameters=planned.parameters, build=build)
         scale = measure_distance_scale(built, seed=config.seed, progress=progress)
         writer.add_inputs(source.record("embeddings"))
         writer.set_parameters(
-            kind=config.kind,
-            metric="euclidean",
             distance_scale=scale,
+            seed=config.seed,
+            quality=_quality_record(built, build),
             encoder=source.encoder,
             embeddings_digest=source.embeddings_digest,
         )
-        for name, values in built.datasets().items():
-            writer.write(name, values)
+        write_index(writer, built, progress)
         if source.ids is not None:
             writer.write("ids", source.ids)
-        n, d = built.shape
-    summary = {
-        "kind": config.kind,
+    notices = (*source.notices, *_shortfall(built, build))
+    return StageResult("index", output, _summary(built, scale, build), notices)
+
+
+def _check(config: IndexConfig) -> None:
+    kinds = index_kinds()
+    if config.kind is not None and config.kind not in kinds:
+        raise UsageError("no such kind of index", expected=f"one of {', '.join(kinds)}", found=config.kind)
+    if not 0 < config.recall <= 1:
+        raise UsageError("--recall out of range", expected="above 0, at most 1", found=config.recall)
+    if config.k < 1:
+        raise UsageError("k out of range", expected="at least 1", found=config.k)
+
+
+def _plan(source: EmbeddingSource, config: IndexConfig) -> Plan:
+    return plan_index(
+        source.n,
+        source.d,
+        itemsize=source.embeddings.dtype.itemsize,
+        metric=config.metric,
+        memory=config.memory,
+        kind=config.kind,
+        parameters=config.parameters,
+    )
+
+
+def _build(source: EmbeddingSource, config: IndexConfig, *, folder: Path, progress: Progress) -> Build:
+    queries = max(20, min(QualityTarget.queries, _TRUTH_FLOPS // (2 * source.n * source.d)))
+    target = QualityTarget(recall=config.recall, k=config.k, queries=queries)
+    return Build(
+        metric=config.metric,
+        seed=config.seed,
+        memory=config.memory,
+        scratch=Scratch(folder),
+        quality=target if config.measure_quality else None,
+        progress=progress,
+    )
+
+
+def _vectors(source: EmbeddingSource, build: Build) -> RandomRows:
+    """Copy the rows to where they can be read at random, memory or a temporary file, and check them."""
+    rows = source.embeddings
+    fits = source.n * source.d * rows.dtype.itemsize * _MEMORY_SHARE <= build.memory
+    vectors: NDArray[Any] = (
+        np.empty(rows.shape, rows.dtype) if fits else build.scratch.array(rows.shape, rows.dtype)
+    )
+    for block in build.progress(row_blocks(source.n, rows_within(rows.shape, rows.dtype)), "reading"):
+        vectors[block] = rows.read(block.start, block.stop)
+        with naming_file(source.path):
+            check_rows(vectors[block], build.metric, first=block.start)
+    return ArrayInMemory(vectors)
+
+
+def _quality_record(built: Index, build: Build) -> dict[str, Any] | None:
+    """Say in the artifact what the stored curve was measured for."""
+    if not isinstance(built, ApproximateIndex) or build.quality is None or not built.curve:
+        return None
+    target = build.quality
+    return {
+        "target_recall": target.recall,
+        "k": target.k,
+        "held_out": min(target.queries, built.shape[0] // 10),
+    }
+
+
+def _shortfall(built: Index, build: Build) -> list[str]:
+    if not isinstance(built, ApproximateIndex) or build.quality is None or not built.curve:
+        return []
+    best = max(point.recall for point in built.curve)
+    if best >= build.quality.recall:
+        return []
+    return [f"recall {build.quality.recall} was not reached; the best measured is {best:.4f}"]
+
+
+def _summary(built: Index, scale: Mapping[str, Any], build: Build) -> dict[str, Any]:
+    n, d = built.shape
+    summary: dict[str, Any] = {
+        "kind": built.kind,
+        "metric": str(built.metric),
         "rows": n,
         "dimensions": d,
+        "search": {
+            name: value for name, value in built.parameters().items() if name not in ("metric", "effort")
+        },
         "distance_scale": scale["median"],
         "default_sigma": SIGMA_PER_SCALE * scale["median"],
     }
-    return StageResult("index", output, summary, source.notices)
-
-
-def _read_all(source: EmbeddingSource, progress: Progress) -> np.ndarray[Any, Any]:
-    rows = source.embeddings
-    try:
-        vectors = np.empty(rows.shape, rows.dtype)
-    except MemoryError as error:
-        raise ResourceError(
-            "the embeddings do not fit in memory", file=source.path, expected=f"{rows.shape} {rows.dtype}"
-        ) from error
-    for block in progress(row_blocks(source.n, rows_within(rows.shape, rows.dtype)), "reading"):
-        vectors[block] = rows.read(block.start, block.stop)
-    return vectors
+    if isinstance(built, ApproximateIndex):
+        summary[built.probe_name] = built.effort.probe
+        summary["rerank"] = built.effort.rerank
+        if built.curve and build.quality:
+            chosen = next(point for point in built.curve if point.effort == built.effort)
+            summary["recall"] = chosen.recall
+            summary["recall_at"] = build.quality.k
+            summary["microseconds_a_query"] = chosen.microseconds
+            summary["curve"] = [
+                {
+                    built.probe_name: point.effort.probe,
+                    "rerank": point.effort.rerank,
+                    "recall": point.recall,
+                    "compared": point.compared,
+                    "microseconds": point.microseconds,
+                }
+                for point in built.curve
+            ]
+    return summary

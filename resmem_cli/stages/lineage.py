@@ -28,24 +28,32 @@ def check_lineage(index_file: Artifact, memory_file: Artifact, source: Embedding
     DataError
         Naming both files and both values.
     """
-    logits = source.require_logits()
-    index, memory, queries = index_file.path, memory_file.path, source.path
+    source.require_logits()
+    check_one_memory(index_file, memory_file)
+    check_network(index_file, source)
+    check_network(memory_file, source)
+
+
+def check_one_memory(index_file: Artifact, memory_file: Artifact) -> None:
+    """Refuse an index and residuals that were not made from one memory; raises as `check_lineage`."""
+    index, memory = index_file.path, memory_file.path
     digests = [file.parameters["embeddings_digest"] for file in (index_file, memory_file)]
     rows = (index_file.dimensions["n"], memory_file.dimensions["n"])
-    remedy = "make index and residuals from one file"
+    remedy = "make index and residuals from one file, with the same updates"
     _same("embeddings", index, digests[0], memory, digests[1], remedy=remedy)
     _same("number of rows", index, rows[0], memory, rows[1], remedy=remedy)
-    _same(
-        "dimension",
-        index,
-        index_file.dimensions["d"],
-        queries,
-        source.d,
-        remedy="use one layer of one network",
-    )
-    n_classes = memory_file.parameters["n_classes"]
-    _same("number of classes", memory, n_classes, queries, logits.shape[1], remedy="use one network")
-    made_by = index_file.parameters.get("encoder")
+
+
+def check_network(file: Artifact, source: EmbeddingSource) -> None:
+    """Refuse rows that were not made by the network of an index or residuals; raises as `check_lineage`."""
+    if "d" in file.dimensions:
+        remedy = "use one layer of one network"
+        _same("dimension", file.path, file.dimensions["d"], source.path, source.d, remedy=remedy)
+    n_classes = file.parameters.get("n_classes")
+    if n_classes is not None:
+        found = source.require_logits().shape[1]
+        _same("number of classes", file.path, n_classes, source.path, found, remedy="use one network")
+    made_by = file.parameters.get("encoder")
     if isinstance(source.encoder, dict) and isinstance(made_by, dict):
         for key, remedy in _ENCODER.items():
             if key == "preprocessing" and None in (made_by.get(key), source.encoder.get(key)):
@@ -53,20 +61,20 @@ def check_lineage(index_file: Artifact, memory_file: Artifact, source: Embedding
                 continue
             _same(
                 key.replace("_", " "),
-                index,
+                file.path,
                 made_by.get(key),
-                queries,
+                source.path,
                 source.encoder.get(key),
                 remedy=f"embed both with {remedy}",
             )
-    names = memory_file.read_optional("class_names")
+    names = file.read_optional("class_names")
     if source.class_names is not None and names is not None and list(names) != list(source.class_names):
         differs = int(np.argmax(names != source.class_names))
         _same(
             "class names",
-            memory,
+            file.path,
             names[differs],
-            queries,
+            source.path,
             source.class_names[differs],
             remedy="use one network",
         )

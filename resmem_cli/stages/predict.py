@@ -6,20 +6,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from resmem_cli.artifacts.formats import INDEX, PREDICTIONS, RESIDUALS
 from resmem_cli.artifacts.reader import open_artifact
 from resmem_cli.artifacts.writer import ArtifactWriter
-from resmem_cli.errors import DataError, UsageError
-from resmem_cli.indexes.base import Index
-from resmem_cli.memory import Prediction, predict_from_neighbors
-from resmem_cli.residuals import largest_entries
+from resmem_cli.errors import DataError, UsageError, naming_file
+from resmem_cli.indexes.base import DEFAULT_MEMORY, SCANNED
 from resmem_cli.stages.lineage import artifact_record, check_lineage
+from resmem_cli.stages.prediction_run import PredictionRun
+from resmem_cli.stages.searching import SearchConfig, prepare_search, search_record, search_summary
 from resmem_cli.stages.sources import EmbeddingSource, open_embeddings
-from resmem_cli.stages.stored_memory import StoredMemory, load_index
+from resmem_cli.stages.stored_index import load_index
+from resmem_cli.stages.stored_memory import StoredMemory
 from resmem_cli.stages.streaming import query_rows
-from resmem_cli.types import ArraySelection, Method, Progress, StageResult, no_progress, row_blocks
+from resmem_cli.types import ArraySelection, Method, Progress, StageResult, no_progress
 from resmem_cli.weights import check_sigma, default_sigma
 
 
@@ -39,6 +38,10 @@ class PredictConfig:
         Store only this many best scores of each query.
     block_rows : int or None
         Queries at a time; None to choose. Changes nothing in the result.
+    search : SearchConfig
+        How hard an approximate index searches, and with what.
+    memory : int
+        Bytes of anonymous memory to stay within.
     arrays : ArraySelection
         Which arrays, where the queries are exported arrays.
     """
@@ -48,6 +51,8 @@ class PredictConfig:
     method: Method = Method.RESMEM
     top_scores: int | None = None
     block_rows: int | None = None
+    search: SearchConfig = field(default_factory=SearchConfig)
+    memory: int = DEFAULT_MEMORY
     arrays: ArraySelection = field(default_factory=ArraySelection)
 
 
@@ -106,6 +111,9 @@ def predict(
                 expected=f"1 to {n_classes:,} (the classes)",
                 found=config.top_scores,
             )
+        searched = load_index(index_file)
+        with naming_file(index):
+            prepare_search(searched, config.search)
         sigma = config.sigma or default_sigma(index_file.number("distance_scale", "median"))
         memory = StoredMemory(memory_file)
         notices = (*source.notices, *_top_logits_notices(source, memory, residuals))
@@ -117,6 +125,7 @@ def predict(
             "n_classes": n_classes,
             "n_memory": n,
             "top_scores": config.top_scores,
+            "search": search_record(searched),
         }
         writer = stack.enter_context(
             ArtifactWriter(
@@ -132,8 +141,19 @@ def predict(
             artifact_record("index", index_file),
             artifact_record("residuals", memory_file),
         )
-        run = _Run(load_index(index_file), memory, source, config=config, sigma=sigma)
-        run.write(writer, progress)
+        run = PredictionRun(
+            searched,
+            memory,
+            source,
+            writer,
+            index_path=index,
+            k=k,
+            sigma=sigma,
+            method=config.method,
+            top_scores=config.top_scores,
+        )
+        step = config.block_rows or query_rows(n_memory=n, d=source.d, n_classes=n_classes, k=k)
+        run.write(step, progress)
     summary = {
         "queries": source.n,
         "memory": n,
@@ -142,114 +162,13 @@ def predict(
         "sigma": sigma,
         "sigma_from": "--sigma" if config.sigma else "the index's distance scale",
         "temperature": memory.temperature,
+        **search_summary(searched),
         **run.accuracies(),
-        "queries_scanned": run.n_scanned,
+        **run.truncation(),
+        "answered_by": dict(run.steps),
+        "queries_scanned": run.steps[SCANNED],
     }
     return StageResult("predict", output, summary, notices)
-
-
-class _Run:
-    """One pass over the queries."""
-
-    def __init__(
-        self,
-        index: Index,
-        memory: StoredMemory,
-        source: EmbeddingSource,
-        *,
-        config: PredictConfig,
-        sigma: float,
-    ) -> None:
-        self._config = config
-        self._sigma = sigma
-        self._source = source
-        self._logits = source.require_logits()
-        self._class_names = source.class_names
-        if self._class_names is None:
-            self._class_names = memory.class_names
-        self._index = index
-        self._memory = memory
-        self._n_right = dict.fromkeys(("base_accuracy", "knn_accuracy", "accuracy"), 0)
-        self.n_scanned = 0
-
-    def write(self, writer: ArtifactWriter, progress: Progress) -> None:
-        source, config = self._source, self._config
-        n, n_classes = self._logits.shape
-        for name in ("predicted", "base_predicted", "knn_predicted"):
-            writer.create(name, (n,), np.int32)
-        if config.top_scores is None:
-            writer.create("scores", (n, n_classes), np.float32)
-        else:
-            writer.create("top_scores/classes", (n, config.top_scores), np.int32)
-            writer.create("top_scores/values", (n, config.top_scores), np.float32)
-        for name, dtype in (
-            ("rows", np.int64),
-            ("distances", np.float64),
-            ("weights", np.float32),
-            ("labels", np.int32),
-        ):
-            writer.create(f"neighbors/{name}", (n, config.k), dtype)
-        for name, values in (
-            ("labels", source.labels),
-            ("ids", source.ids),
-            ("class_names", self._class_names),
-        ):
-            if values is not None:
-                writer.write(name, values)
-        step = config.block_rows or query_rows(
-            n_memory=self._index.shape[0], d=source.d, n_classes=n_classes, k=config.k
-        )
-        for block in progress(row_blocks(n, step), "predicting"):
-            self._write_block(writer, block)
-
-    def _write_block(self, writer: ArtifactWriter, block: slice) -> None:
-        found = self._index.search(self._source.embeddings.read(block.start, block.stop), self._config.k)
-        labels = self._memory.labels[found.rows]
-        prediction = predict_from_neighbors(
-            self._logits.read(block.start, block.stop),
-            rows=found.rows,
-            distances=found.distances,
-            neighbor_labels=labels,
-            residuals=self._memory,
-            sigma=self._sigma,
-            temperature=self._memory.temperature,
-            method=self._config.method,
-        )
-        writer.append("predicted", prediction.predicted)
-        writer.append("base_predicted", prediction.base_predicted)
-        writer.append("knn_predicted", prediction.knn_predicted)
-        if self._config.top_scores is None:
-            writer.append("scores", prediction.scores)
-        else:
-            best = largest_entries(prediction.scores, self._config.top_scores)
-            writer.append("top_scores/classes", best.astype(np.int32))
-            writer.append("top_scores/values", np.take_along_axis(prediction.scores, best, axis=1))
-        writer.append("neighbors/rows", found.rows)
-        writer.append("neighbors/distances", found.distances)
-        writer.append("neighbors/weights", prediction.weights)
-        writer.append("neighbors/labels", labels)
-        self.n_scanned += found.n_scanned
-        self._count(prediction, block)
-
-    def _count(self, prediction: Prediction, block: slice) -> None:
-        if self._source.labels is None:
-            return
-        own = self._source.labels[block]
-        for name, predicted in (
-            ("base_accuracy", prediction.base_predicted),
-            ("knn_accuracy", prediction.knn_predicted),
-            ("accuracy", prediction.predicted),
-        ):
-            self._n_right[name] += int((predicted == own).sum())
-
-    def accuracies(self) -> dict[str, float]:
-        if self._source.labels is None:
-            return {}
-        shares = {name: n_right / self._source.n for name, n_right in self._n_right.items()}
-        return {
-            **shares,
-            "gain": (self._n_right["accuracy"] - self._n_right["base_accuracy"]) / self._source.n,
-        }
 
 
 def _top_logits_notices(source: EmbeddingSource, memory: StoredMemory, residuals: Path) -> list[str]:

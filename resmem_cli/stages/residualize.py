@@ -105,10 +105,12 @@ def residualize(
         ) as writer:
             writer.add_inputs(source.record("embeddings"))
             writer.set_parameters(embeddings_digest=source.embeddings_digest)
-            n_right = _write_rows(writer, source, config, progress)
+            declare_residuals(writer, n, n_classes, top=config.top)
+            n_right = append_residuals(writer, source, config, progress)
             writer.write("labels", labels)
-            if source.class_names is not None:
-                writer.write("class_names", source.class_names)
+            for name, values in (("ids", source.ids), ("class_names", source.class_names)):
+                if values is not None:
+                    writer.write(name, values)
     summary = {
         "rows": n,
         "classes": n_classes,
@@ -119,17 +121,21 @@ def residualize(
     return StageResult("residualize", output, summary, source.notices)
 
 
-def _write_rows(
+def declare_residuals(writer: ArtifactWriter, n: int, n_classes: int, *, top: int | None) -> None:
+    """Declare the datasets of n residuals, whole or truncated."""
+    if top is None:
+        writer.create("residuals", (n, n_classes), np.float32)
+    else:
+        writer.create("top/classes", (n, top), class_dtype(n_classes))
+        writer.create("top/values", (n, top), np.uint16)
+
+
+def append_residuals(
     writer: ArtifactWriter, source: EmbeddingSource, config: ResidualizeConfig, progress: Progress
 ) -> int:
     """Write the residuals of all rows; count those whose largest logit is the label's."""
     logits, labels = source.require_logits(), source.require_labels()
     n, n_classes = logits.shape
-    if config.top is None:
-        writer.create("residuals", (n, n_classes), np.float32)
-    else:
-        writer.create("top/classes", (n, config.top), class_dtype(n_classes))
-        writer.create("top/values", (n, config.top), np.uint16)
     width = source.top_logits.n_kept if source.top_logits else n_classes
     step = config.block_rows or rows_within((n, width), np.dtype(np.float32))
     n_right = 0

@@ -1,4 +1,4 @@
-"""The memory as its artifacts hold it: an index to search, and residuals mapped from their file."""
+"""The memory's labels and residuals, mapped from their artifact."""
 
 from __future__ import annotations
 
@@ -7,9 +7,17 @@ from numpy.typing import NDArray
 
 from resmem_cli.artifacts.reader import Artifact
 from resmem_cli.errors import DataError, naming_file
-from resmem_cli.indexes.base import Index, index_kinds
 from resmem_cli.memory import DenseMemory, TopMemory
 from resmem_cli.residuals import TopResiduals
+from resmem_cli.stages.streaming import BLOCK_BYTES
+from resmem_cli.truncation import Truncation
+from resmem_cli.types import row_blocks
+
+RESIDUAL_ROWS = ("residuals", "top/classes", "top/values")
+"""The datasets of the residuals format that residuals are stored in: the first, or the others."""
+
+# Residuals of this size stay in the system's cache, where the order of the rows costs nothing.
+_CACHED_BYTES = 1 << 28
 
 
 class StoredMemory:
@@ -27,6 +35,8 @@ class StoredMemory:
         In [0, C).
     class_names : (C,) bytes or None
         UTF-8.
+    truncated : bool
+        Whether only the largest entries of each residual are stored.
 
     Raises
     ------
@@ -45,27 +55,50 @@ class StoredMemory:
             found = f"{self.labels.min()} to {self.labels.max()}"
             raise self._fault("labels", expected=f"0 to {self.n_classes - 1}", found=found)
         self.class_names: NDArray[np.bytes_] | None = artifact.read_optional("class_names")
-        self._maps = [
-            artifact.mapped(name) for name in artifact.shapes if name not in ("labels", "class_names")
-        ]
+        self.truncated = "residuals" not in artifact
+        self._maps = [artifact.mapped(name) for name in RESIDUAL_ROWS if name in artifact]
+        self._row_bytes = sum(rows.dtype.itemsize * rows.shape[1] for rows in self._maps)
 
-    def mix(self, rows: NDArray[np.int64], weights: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Compute eq. 7; see `DenseMemory.mix`.
+    def correct(
+        self, scores: NDArray[np.float32], rows: NDArray[np.int64], weights: NDArray[np.float32]
+    ) -> Truncation | None:
+        """Add eq. 7 to (n_queries, C) scores, in place; see `Residuals.correct`.
 
         Raises
         ------
         DataError
             If a residual read is damaged or not finite.
         """
-        if len(self._maps) == 1:
-            mixed = DenseMemory(self._maps[0].at(rows)).mix(rows, weights)
+        n_queries, k = rows.shape
+        step = max(1, BLOCK_BYTES // (k * self._row_bytes))
+        parts = [
+            self._correct(scores[block], rows[block], weights[block]) for block in row_blocks(n_queries, step)
+        ]
+        truncations = [part for part in parts if part is not None]
+        if not truncations:
+            return None
+        return Truncation(
+            bound=np.concatenate([part.bound for part in truncations]),
+            proved=np.concatenate([part.proved for part in truncations]),
+        )
+
+    def _correct(
+        self, scores: NDArray[np.float32], rows: NDArray[np.int64], weights: NDArray[np.float32]
+    ) -> Truncation | None:
+        if len(self.labels) * self._row_bytes > _CACHED_BYTES:
+            # Each page is touched once, in the order of the file.
+            wanted, rows = np.unique(rows, return_inverse=True)
+            stored = [mapped.at(wanted)[wanted] for mapped in self._maps]
         else:
-            classes, values = (mapped.at(rows) for mapped in self._maps)
+            stored = [mapped.at(rows) for mapped in self._maps]
+        if len(stored) == 2:
+            classes, values = stored
             with naming_file(self._artifact.path):
-                mixed = TopMemory(TopResiduals(classes, values, self.n_classes)).mix(rows, weights)
-        if not np.isfinite(mixed).all():
+                return TopMemory(TopResiduals(classes, values, self.n_classes)).correct(scores, rows, weights)
+        DenseMemory(stored[0]).correct(scores, rows, weights)
+        if not np.isfinite(scores).all():
             raise self._fault("residuals", expected="finite residuals", found="NaN or infinity")
-        return mixed
+        return None
 
     def _fault(self, field: str, *, expected: object, found: object) -> DataError:
         return DataError(
@@ -76,27 +109,3 @@ class StoredMemory:
             found=found,
             remedy="make the file again with `resmem residualize`",
         )
-
-
-def load_index(index_file: Artifact) -> Index:
-    """Load the index of an open index artifact.
-
-    Raises
-    ------
-    DataError
-        If its kind is unknown.
-    """
-    kinds = index_kinds()
-    kind = index_file.parameters["kind"]
-    if kind not in kinds:
-        raise DataError(
-            "unknown kind of index",
-            file=index_file.path,
-            field="kind",
-            expected=f"one of {', '.join(kinds)}",
-            found=kind,
-            remedy="upgrade resmem-cli",
-        )
-    names = [name for name in index_file.shapes if name != "ids"]
-    with naming_file(index_file.path):
-        return kinds[kind].from_datasets({name: index_file.read(name) for name in names})

@@ -4,22 +4,19 @@
         --arch cifar-resnet8 --mean 0.5,0.5,0.5 --std 0.25,0.25,0.25
 
 Both read the same uint8 images, run batches of the same size, keep the input of the network's last linear
-layer and the logits, and write them. Prints seconds and peak memory of each pair, the medians' ratio, and
-the largest difference between the two results.
+layer and the logits, and write them. Prints medians of time and peak memory, the median ratio of the pairs,
+and the largest difference between the two results.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
+from measuring import RESMEM, in_turn, print_runs, print_setting, run
 
 PLAIN = """
 import sys
@@ -46,17 +43,6 @@ np.savez(output, embeddings=np.concatenate(kept), logits=np.concatenate(logits))
 """
 
 
-def measured(command: list[str]) -> tuple[float, float]:
-    """Run a command; give its seconds and its peak resident memory in MiB."""
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    if status:
-        sys.exit(f"failed: {' '.join(command)}")
-    return seconds, usage.ru_maxrss / 1024
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("checkpoint")
@@ -73,7 +59,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         artifact, plain = Path(folder, "embeddings.h5"), Path(folder, "plain.npz")
         ours = [
-            *(sys.executable, "-m", "resmem_cli", "embed", given.checkpoint, given.inputs, "--quiet"),
+            *(*RESMEM, "embed", given.checkpoint, given.inputs, "--quiet"),
             *("--split", given.split, "--arch", given.arch, "--batch-size", given.batch_size),
             *("--mean", given.mean, "--std", given.std, "-o", str(artifact)),
         ]
@@ -81,16 +67,9 @@ def main() -> None:
             *(sys.executable, "-c", PLAIN, given.checkpoint, given.arch, given.inputs, key),
             *(given.mean, given.std, given.batch_size, str(plain)),
         ]
-        print(f"{'':8}{'resmem embed':>22}{'plain loop':>22}{'ratio':>8}")
-        pairs = []
-        for number in range(given.pairs):
-            pair = measured(ours), measured(theirs)
-            pairs.append(pair)
-            cells = "".join(f"{seconds:9.2f} s {peak:6.0f} MiB" for seconds, peak in pair)
-            print(f"{f'pair {number + 1}':8}{cells}{pair[0][0] / pair[1][0]:8.3f}")
-        medians = [statistics.median(pair[side][0] for pair in pairs) for side in (0, 1)]
-        ratio = statistics.median(pair[0][0] / pair[1][0] for pair in pairs)
-        print(f"median: {medians[0]:.2f} s and {medians[1]:.2f} s, median ratio of the pairs {ratio:.3f}")
+        print_setting(inputs=given.inputs, network=given.arch, batch_size=given.batch_size)
+        works = {"resmem embed": lambda: run(ours), "plain loop": lambda: run(theirs)}
+        print_runs(in_turn(works, given.pairs), ours="resmem embed")
         compare(artifact, plain)
 
 

@@ -1,84 +1,137 @@
-"""How long `resmem predict` takes, as a whole process, beside the bare engine on the same arrays.
+"""How long `resmem predict` takes, as a whole process, beside other libraries on the same arrays.
 
-    python tests/benchmarks/predict_against_faiss.py [ARRAYS.npz] [--pairs 5]
+    python tests/benchmarks/predict_against_faiss.py [ARRAYS.npz | MEMORY.h5 QUERIES.h5] [--rounds 5]
 
-The peer is one process that imports numpy and faiss, loads the embeddings and runs `IndexFlatL2.search`
-for the same k: no residuals, no re-ranking, nothing written. Without arrays, it makes random ones of
-CIFAR100's size.
+"bare faiss" is one process that imports numpy and faiss, loads the embeddings and runs `IndexFlatL2.search`
+for the same k: no residuals, no re-ranking, nothing written. The other peers (`peer_predictions.py`) do the
+whole job: search, mix the same residuals with the same weights, write scores and neighbours; those with an
+index load it as `resmem predict` does, and the time of building it stands beside. Of every peer the last
+column says how many predicted classes are those of `resmem`, and how many of the true neighbours it found.
+Without arrays, random ones of CIFAR100's size are made. A peer ten times slower than `resmem` runs once.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import subprocess
+import json
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from example_arrays import Source, add_arguments, given_sources
+from measuring import (
+    NOT_INSTALLED,
+    FailedProcess,
+    Run,
+    in_turn,
+    installed,
+    print_runs,
+    print_setting,
+    resmem,
+    run,
+)
+from numpy.typing import NDArray
+from peer_predictions import PEERS
 
-BARE = """
-import sys
-import faiss
-import numpy as np
-arrays = np.load(sys.argv[1])
-memory, queries = arrays["train_embeddings"], arrays["test_embeddings"]
-index = faiss.IndexFlatL2(memory.shape[1])
-index.add(memory)
-index.search(queries, int(sys.argv[2]))
-"""
+from resmem_cli import compute_residuals, open_artifact
 
-
-def make_arrays(path: Path) -> None:
-    """Write random arrays of CIFAR100's size."""
-    generator = np.random.default_rng(0)
-    centres = generator.normal(size=(100, 64)) * 0.6
-    arrays = {}
-    for split, n in (("train", 50_000), ("test", 10_000)):
-        labels = generator.integers(0, 100, size=n)
-        embeddings = centres[labels] + generator.normal(size=(n, 64)) * 0.6
-        arrays[f"{split}_embeddings"] = embeddings.astype(np.float32)
-        arrays[f"{split}_logits"] = generator.normal(size=(n, 100)).astype(np.float32)
-        arrays[f"{split}_labels"] = labels
-    np.savez(path, **arrays)
+INDEX_OPTIONS = ("--kind", "exact")
+BARE = "bare faiss"
+OURS = "resmem"
+_TOO_SLOW = 10
 
 
-def seconds(command: list[str]) -> float:
-    """Time one whole process."""
-    start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
+def export(folder: Path, memory: Source, queries: Source, settings: dict[str, float]) -> None:
+    """Write the arrays as the peers read them."""
+    remembered, asked = memory.read(), queries.read()
+    residuals = compute_residuals(remembered.logits, remembered.labels, temperature=settings["temperature"])
+    for name, array in (
+        ("memory", remembered.embeddings),
+        ("residuals", residuals),
+        ("queries", asked.embeddings),
+        ("logits", asked.logits),
+    ):
+        np.save(folder / f"{name}.npy", array)
+    (folder / "settings.json").write_text(json.dumps(settings))
+
+
+def peer_run(name: str, folder: Path, *more: str) -> Run:
+    """Run a peer."""
+    return run([sys.executable, Path(__file__).with_name("peer_predictions.py"), name, folder, *more])
+
+
+def agreement(folder: Path, predicted: NDArray[Any], rows: NDArray[Any], *, exact: bool) -> str:
+    """Compare a peer's result with ours."""
+    with np.load(folder / "result.npz") as result:
+        others = int((result["predicted"] != predicted).sum())
+        told = "same classes" if not others else f"{others:,} of {len(predicted):,} other classes"
+        if exact or "rows" not in result:
+            return told
+        found = [len(np.intersect1d(a, b)) for a, b in zip(result["rows"], rows, strict=True)]
+        return f"{told}, recall {np.mean(found) / rows.shape[1]:.3f}"
 
 
 def main() -> None:
-    """Run the pairs and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("arrays", type=Path, nargs="?", help="an .npz with the splits train and test")
-    parser.add_argument("--pairs", type=int, default=5)
+    """Run all in turn and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    add_arguments(parser)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("-k", type=int, default=53)
+    parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS), metavar="NAME")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        arrays = given.arrays or Path(folder, "arrays.npz")
-        if given.arrays is None:
-            make_arrays(arrays)
-        resmem = [sys.executable, "-m", "resmem_cli"]
-        index, residuals, output = (f"{folder}/{name}.h5" for name in ("index", "residuals", "predictions"))
-        seconds([*resmem, "index", str(arrays), "--split", "train", "-o", index])
-        seconds([*resmem, "residualize", str(arrays), "--split", "train", "-o", residuals])
-        predict = [*resmem, "predict", str(arrays), "--split", "test", "--index", index]
-        predict += ["--residuals", residuals, "-k", str(given.k), "-o", output]
-        bare = [sys.executable, "-c", BARE, str(arrays), str(given.k)]
-        seconds(predict)
-        seconds(bare)
-        pairs = [(seconds(predict), seconds(bare)) for _ in range(given.pairs)]
-    print(f"{'pair':>4}  {'resmem predict':>14}  {'IndexFlatL2':>11}  {'ratio':>5}")
-    for i, (ours, theirs) in enumerate(pairs, 1):
-        print(f"{i:>4}  {ours:>12.2f} s  {theirs:>9.2f} s  {ours / theirs:>5.2f}")
-    middle = [statistics.median(column) for column in zip(*pairs, strict=True)]
-    ratio = statistics.median(ours / theirs for ours, theirs in pairs)
-    print(f"{'med.':>4}  {middle[0]:>12.2f} s  {middle[1]:>9.2f} s  {ratio:>5.2f}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        memory, queries = given_sources(given, folder)
+        index, residuals, output = (folder / f"{made}.h5" for made in ("index", "residuals", "predictions"))
+        resmem("index", *memory.arguments, *INDEX_OPTIONS, "-o", index)
+        resmem("residualize", *memory.arguments, "-o", residuals)
+        predict: list[str | Path] = [
+            "predict",
+            *queries.arguments,
+            "--index",
+            index,
+            "--residuals",
+            residuals,
+        ]
+        predict += ["-k", str(given.k), "-o", output]
+        first = resmem(*predict)
+        settings = {
+            "k": given.k,
+            "sigma": first.summary["sigma"],
+            "temperature": first.summary["temperature"],
+        }
+        export(folder, memory, queries, settings)
+        print_setting(
+            memory=f"{first.summary['memory']:,} rows", queries=f"{first.summary['queries']:,}", **settings
+        )
+        with open_artifact(output) as predictions:
+            predicted, rows = predictions.read("predicted"), predictions.read("neighbors/rows")
+
+        told, once, missing = {}, {}, {}
+        works = {OURS: partial(resmem, *predict), BARE: partial(peer_run, "bare", folder)}
+        for peer in given.peers:
+            if not installed(PEERS[peer].module):
+                missing[peer] = NOT_INSTALLED
+                continue
+            try:
+                built = peer_run(peer, folder, "--prepare").seconds if PEERS[peer].prepare else None
+                one = peer_run(peer, folder)
+            except FailedProcess as failure:
+                missing[peer] = str(failure)
+                continue
+            told[peer] = agreement(folder, predicted, rows, exact=PEERS[peer].exact)
+            if built is not None:
+                told[peer] += f", built in {built:.1f} s"
+            if one.seconds > _TOO_SLOW * first.seconds:
+                once[peer] = [one]
+            else:
+                works[peer] = partial(peer_run, peer, folder)
+        print_runs({**in_turn(works, given.rounds), **once}, ours=OURS, more=told)
+    for peer, why in missing.items():
+        print(f"{peer}: {why}")
 
 
 if __name__ == "__main__":

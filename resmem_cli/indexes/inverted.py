@@ -1,0 +1,350 @@
+"""What the inverted-list kinds share: rows are put in the list of their nearest centre, as short codes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Self
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from resmem_cli.errors import DataError, UsageError
+from resmem_cli.indexes.approximate import MEASURED_BEFORE, ApproximateIndex, Effort
+from resmem_cli.indexes.base import Build
+from resmem_cli.indexes.clustering import (
+    Centres,
+    default_lists,
+    drawn_sample,
+    learnt_centres,
+)
+from resmem_cli.indexes.lists import (
+    Entries,
+    ListLayout,
+    ListWriter,
+    MappedLists,
+    checked_layout,
+    kept_entries,
+)
+from resmem_cli.indexes.parameters import chosen_parameters
+from resmem_cli.indexes.quality import held_out_rows, tune
+from resmem_cli.indexes.space import Space, check_rows, mean_row
+from resmem_cli.rows import ArrayInMemory, RandomRows, as_rows
+from resmem_cli.types import row_blocks
+
+LARGEST_VALUE = 2.0**50
+"""Of rows and queries, the sums of whose squares are sure to stay within float32's range."""
+
+_SAMPLE_BLOCK_ROWS = 1 << 14
+_MEMORY_SHARE = 4  # a block of rows takes one part in so many of the memory
+_MOST_BLOCK_ROWS = 1 << 18
+_BATCH_ELEMENTS = 1 << 20  # lists or candidates of the queries searched together
+_PROBED_SHARE = 32  # of the lists, where nothing was measured: one in so many
+_OUTGROWN = 4  # times as many lists would be made for the rows that there are now
+
+
+class InvertedIndex(ApproximateIndex):
+    """Rows in lists, of which a query visits the `nprobe` with the nearest centres.
+
+    A kind says how rows are coded: its parameters, what is learnt for them, and faiss's class. Codes
+    and row numbers are stored as faiss scans them, and scanned where they are.
+
+    Parameters
+    ----------
+    vectors : (n, d)
+        All rows of the memory.
+    space : Space
+        Where the searched rows live.
+    settings : mapping
+        The parameters, checked.
+
+    Attributes
+    ----------
+    settings : dict
+        `lists`, and the kind's own.
+    codebook : (p, c, s) float32 or None
+        What the kind learnt for its codes.
+    """
+
+    probe_name = "nprobe"
+    default_rerank: ClassVar[int] = 1
+    space_type: ClassVar[type[Space]] = Space
+    codebook: NDArray[np.float32] | None = None
+    _centres: Centres
+    _entries: RandomRows
+    _layout: ListLayout
+    _lists: MappedLists | None = None
+    _engine: Any = None
+
+    def __init__(self, vectors: RandomRows, space: Space, settings: Mapping[str, Any]) -> None:
+        self.vectors, self.space, self.settings = vectors, space, dict(settings)
+        self.effort = Effort(max(1, settings["lists"] // _PROBED_SHARE), self.default_rerank)
+
+    @classmethod
+    def chosen_settings(cls, given: Mapping[str, Any] | None, *, n: int, d: int) -> dict[str, Any]:
+        """Check the parameters of the kind, and choose those that are missing.
+
+        Raises
+        ------
+        UsageError
+            If one is unknown or out of range.
+        """
+        return dict(chosen_parameters(given, {"lists": (default_lists(n), 1, n)}, kind=cls.kind))
+
+    @classmethod
+    def axes(cls, d: int, *, seed: int) -> NDArray[np.float64] | None:
+        """Choose the coordinates in which rows are coded; None for those they have."""
+        return None
+
+    def learn(self, residuals: NDArray[np.float32], *, seed: int) -> None:
+        """Learn what coding takes from a sample of rows minus their centres, which may be overwritten."""
+
+    def fit_range(self, largest: float) -> None:
+        """Make sure that values up to `largest` can be coded.
+
+        Raises
+        ------
+        DataError
+            If they can't.
+        """
+
+    @abstractmethod
+    def empty_engine(self, quantizer: Any) -> Any:
+        """Make faiss's index of this kind, without lists; it owns neither lists nor quantizer."""
+
+    @classmethod
+    def build(
+        cls,
+        vectors: NDArray[Any] | RandomRows,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        build: Build | None = None,
+    ) -> Self:
+        """Build the lists, reading all rows in blocks; see `Index.build`.
+
+        The centres are learnt from a sample without the rows held out to measure quality.
+        """
+        vectors, build = as_rows(vectors), build or Build()
+        n, d = vectors.shape
+        settings = cls.chosen_settings(parameters, n=n, d=d)
+        mean = mean_row(vectors, build.metric, progress=build.progress)
+        space = cls.space_type(build.metric, mean, cls.axes(d, seed=build.seed))
+        held_out = held_out_rows(n, build)
+        sample = drawn_sample(vectors, space, settings["lists"], left_out=held_out, build=build)
+        if len(sample) < settings["lists"]:
+            if "lists" in (parameters or {}):
+                raise UsageError(
+                    f"more lists of {cls.kind} than rows to learn them from",
+                    expected=f"1 to {len(sample):,}",
+                    found=f"{settings['lists']:,}",
+                )
+            settings["lists"] = len(sample)
+        learnt = learnt_centres(sample, settings["lists"], seed=build.seed, progress=build.progress)
+        centres = Centres(learnt)
+        lists = np.empty(len(sample), np.int64)
+        for block in row_blocks(len(sample), _SAMPLE_BLOCK_ROWS):
+            lists[block] = centres.assign(sample[block])
+            sample[block] -= centres.rows[lists[block]]
+        # Lists that no row of the sample is in would hardly ever have one.
+        centres = Centres(centres.rows[np.unique(lists)])
+        settings["lists"] = len(centres.rows)
+        index = cls(vectors, space, settings)
+        index._centres = centres
+        index.learn(sample, seed=build.seed)
+        del sample
+        index._fill(None, np.empty(0, np.int64), build=build)
+        tune(index, held_out, build=build, own_present=True)
+        return index
+
+    @classmethod
+    def load(cls, datasets: Mapping[str, RandomRows], parameters: Mapping[str, Any]) -> Self:
+        """Make the index from what was stored; the lists stay where they are."""
+        index = cls.__new__(cls)
+        index.load_common(datasets, parameters)
+        index.space = cls.space_type(index.metric, index.space.mean, index.space.axes)
+        n, d = index.shape
+        names = cls.chosen_settings(None, n=n, d=d)
+        try:
+            index.settings = cls.chosen_settings({name: parameters.get(name) for name in names}, n=n, d=d)
+        except UsageError as error:
+            raise _damaged("parameters", str(error)) from error
+        n_lists = index.settings["lists"]
+        if index.effort.probe > n_lists:
+            raise _damaged("parameters.effort.probe", "is more than there are lists")
+        index._centres = Centres(_stored(datasets, "lists/centroids", (n_lists, index.space.dimension)))
+        if index.codebook_shape is not None:
+            index.codebook = _stored(datasets, "lists/codebook", index.codebook_shape)
+        sizes, index._entries = datasets["lists/sizes"], datasets["lists/entries"]
+        if sizes.shape != (n_lists,):
+            raise _damaged("lists/sizes", "is not one number for each list")
+        index._layout = checked_layout(
+            sizes.read(0, n_lists), n=n, n_bytes=index._entries.shape[0], code_bytes=index.code_bytes
+        )
+        return index
+
+    def datasets(self) -> dict[str, RandomRows]:
+        """Give the common datasets, `lists/centroids`, `lists/sizes`, `lists/entries`, `lists/codebook`."""
+        stored = {
+            **self.common_datasets(),
+            "lists/centroids": ArrayInMemory(self._centres.rows),
+            "lists/sizes": ArrayInMemory(self._layout.sizes),
+            "lists/entries": self._entries,
+        }
+        if self.codebook is not None:
+            stored["lists/codebook"] = ArrayInMemory(self.codebook)
+        return stored
+
+    def parameters(self) -> dict[str, Any]:
+        """Give the common parameters and the settings."""
+        return {**self.common_parameters(), **self.settings}
+
+    def updated(
+        self, vectors: RandomRows, kept: NDArray[np.int64], *, build: Build | None = None
+    ) -> tuple[Self, tuple[str, ...]]:
+        """Keep the codes of the rows kept, and code the added ones; see `Index.updated`.
+
+        The lists are those of a memory built from the same rows with the same centres. A centre is the mean
+        of rows, and would give away removed ones that were most of its list: then all is built anew.
+        """
+        build = self.updated_build(build)
+        if len(kept) < self.shape[0] and self._loses_a_list(kept, build):
+            index = type(self).build(vectors, parameters=self._for_rebuild(vectors.shape[0]), build=build)
+            return index, (
+                "built anew: some lists lost most of their rows, and their centres would tell of them",
+            )
+        index = type(self)(vectors, self.space, self.settings)
+        index._centres, index.codebook = self._centres, self.codebook
+        index.effort, index.curve, index.measured_k = self.effort, self.curve, self.measured_k
+        index._fill(self, kept, build=build)
+        notices = [MEASURED_BEFORE] if self.curve else []
+        n, n_lists = vectors.shape[0], self.settings["lists"]
+        if default_lists(n) >= _OUTGROWN * n_lists:
+            notices.append(
+                f"{n_lists:,} lists are few for {n:,} rows: an index built anew would be searched faster"
+            )
+        return index, tuple(notices)
+
+    @property
+    def codebook_shape(self) -> tuple[int, int, int] | None:
+        """Shape of the codebook, for kinds that have one."""
+        return None
+
+    @property
+    def probes(self) -> tuple[int, ...]:
+        """1, 2, 4 and so on, and all lists."""
+        n_lists = self.settings["lists"]
+        return (*(1 << power for power in range((n_lists - 1).bit_length())), n_lists)
+
+    @property
+    def code_bytes(self) -> int:
+        """Bytes of one row's code."""
+        return int(self.empty_engine(faiss.IndexFlatL2(self.space.dimension)).code_size)
+
+    def candidates(
+        self, searched_queries: NDArray[np.float32], count: int, *, probe: int
+    ) -> tuple[NDArray[np.int64], float]:
+        """Compare each query with the codes of the `probe` lists whose centres are nearest."""
+        n_queries, n = len(searched_queries), self.shape[0]
+        rows = np.full((n_queries, count), -1, np.int64)
+        compared = 0
+        if self._lists is None:
+            self._lists = MappedLists(self._entries, self._layout)
+            self._engine = self._new_engine()
+            self._engine.replace_invlists(self._lists.for_faiss, False)
+            self._engine.ntotal = n
+        self._engine.nprobe = probe
+        # Squares of others may overflow, and some kinds count with them on the way.
+        usual = np.flatnonzero(np.abs(searched_queries).max(axis=1, initial=0) <= LARGEST_VALUE)
+        for block in row_blocks(len(usual), max(1, _BATCH_ELEMENTS // max(probe, count))):
+            queries = searched_queries[usual[block]]
+            lists, squares = self._centres.nearest(queries, probe)
+            self._lists.check(lists)
+            # Near lists have near numbers: in this order queries share what is in the processor's cache.
+            order = np.argsort(lists[:, 0], kind="stable")
+            _, rows[usual[block][order]] = self._engine.search_preassigned(
+                queries[order], count, lists[order], squares[order]
+            )
+            compared += int(self._layout.sizes[lists].sum())
+        if rows.size and (rows.min() < -1 or rows.max() >= n):
+            raise _damaged("lists/entries", f"names a row that is not there, of {n:,}")
+        return rows, compared / max(1, n_queries)
+
+    def _new_engine(self) -> Any:
+        quantizer = faiss.IndexFlatL2(self.space.dimension)
+        quantizer.add(self._centres.rows)
+        engine = self.empty_engine(quantizer)
+        engine.is_trained = True
+        return engine
+
+    def _fill(self, before: Self | None, kept: NDArray[np.int64], *, build: Build) -> None:
+        """Make the lists: of the rows kept of an index before, and of all rows after those."""
+        n, first = self.shape[0], len(kept)
+        blocks = row_blocks(n - first, self._block_rows(build))
+        lists = build.scratch.array((n - first,), np.int32)
+        sizes = np.zeros(self.settings["lists"], np.int64)
+        if before is not None:
+            for kept_lists, _, _ in before._kept_entries(kept, build=build):
+                sizes += np.bincount(kept_lists, minlength=len(sizes))
+        largest = 0.0
+        for block in build.progress(blocks, "assigning rows to lists"):
+            searched = self._searched(first, block)
+            lists[block] = self._centres.assign(searched)
+            sizes += np.bincount(lists[block], minlength=len(sizes))
+            largest = max(largest, float(searched.max()), -float(searched.min()))
+        self.fit_range(largest)
+        engine = self._new_engine()
+        self._layout = ListLayout(sizes, engine.code_size)
+        entries = build.scratch.array((self._layout.n_bytes,), np.uint8)
+        writer = ListWriter(self._layout, entries)
+        if before is not None:
+            for kept_lists, rows, codes in before._kept_entries(kept, build=build):
+                writer.append(kept_lists, rows, codes)
+        for block in build.progress(blocks, "coding rows"):
+            searched = self._searched(first, block)
+            own = lists[block].astype(np.int64)
+            codes = np.zeros((len(own), engine.code_size), np.uint8)
+            pointers = (faiss.swig_ptr(array) for array in (searched, own, codes))
+            engine.encode_vectors(len(own), *pointers)
+            writer.append(own, np.arange(first + block.start, first + block.stop), codes)
+        self._entries = ArrayInMemory(entries)
+
+    def _loses_a_list(self, kept: NDArray[np.int64], build: Build) -> bool:
+        """Whether some list keeps no more than half of its rows."""
+        left = np.zeros_like(self._layout.sizes)
+        for lists, _, _ in self._kept_entries(kept, build=build):
+            left += np.bincount(lists, minlength=len(left))
+        return bool((2 * left <= self._layout.sizes)[self._layout.sizes > 0].any())
+
+    def _for_rebuild(self, n: int) -> dict[str, Any]:
+        """Give the settings for other rows; the number of lists may have to go down with them."""
+        return {**self.settings, "lists": min(self.settings["lists"], n)}
+
+    def _searched(self, first: int, block: slice) -> NDArray[np.float32]:
+        """Give a block of the rows after the first ones, as they are searched."""
+        rows = self.vectors.read(first + block.start, first + block.stop)
+        check_rows(rows, self.metric, first=first + block.start)
+        return self.space.searched(rows)
+
+    def _kept_entries(self, kept: NDArray[np.int64], *, build: Build) -> Iterator[Entries]:
+        """Give the lists, new rows and codes of the rows kept, list by list."""
+        return kept_entries(self._layout, self._entries, kept, block_rows=self._block_rows(build))
+
+    def _block_rows(self, build: Build) -> int:
+        """Count the rows whose searched and coded forms take no more than a block may."""
+        row_bytes = 64 * self.space.dimension
+        return max(1, min(_MOST_BLOCK_ROWS, build.memory // _MEMORY_SHARE // row_bytes))
+
+
+def _stored(datasets: Mapping[str, RandomRows], name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Read an array of finite numbers of a known shape."""
+    if name not in datasets or datasets[name].shape != shape:
+        raise _damaged(name, f"is not of shape {shape}")
+    values = np.ascontiguousarray(datasets[name].read(0, shape[0]), np.float32)
+    if not np.isfinite(values).all():
+        raise _damaged(name, "holds NaN or infinity")
+    return values
+
+
+def _damaged(field: str, problem: str) -> DataError:
+    return DataError(problem, field=field, remedy="build the index again")

@@ -1,0 +1,37 @@
+"""Sizes of memory, as people write them."""
+
+from __future__ import annotations
+
+import re
+
+from resmem_cli.errors import UsageError
+
+_UNITS = "KMGT"
+
+
+def parse_memory(text: str) -> int:
+    """Read a size such as `500M`, `8G`, `1.5 GiB` or `2000000`, in bytes.
+
+    K, M, G and T are powers of 1,024, with or without `B` or `iB`, in either case.
+
+    Raises
+    ------
+    UsageError
+        If it is no such size, or not at least one byte.
+    """
+    match = re.fullmatch(rf"\s*(\d+(?:\.\d*)?)\s*(?:([{_UNITS}])I?)?B?\s*", text.upper(), re.ASCII)
+    size = 0
+    if match:
+        number, unit = match.groups()
+        size = int(float(number) * 1024 ** (_UNITS.index(unit) + 1 if unit else 0))
+    if not 1 <= size < 1 << 62:
+        raise UsageError("no size of memory", expected="a size such as 500M or 8G", found=repr(text))
+    return size
+
+
+def memory_text(n_bytes: float) -> str:
+    """Write a number of bytes with two or three digits, such as `1.5 GiB`."""
+    size, unit = float(n_bytes), 0
+    while size >= 1000 and unit < len(_UNITS):
+        size, unit = size / 1024, unit + 1
+    return f"{size:.{1 if size < 10 and unit else 0}f} {_UNITS[unit - 1] + 'i' if unit else ''}B"

@@ -1,0 +1,68 @@
+"""An index as its artifact holds it: loaded to search its memory map, written in blocks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from resmem_cli.artifacts.reader import Artifact
+from resmem_cli.artifacts.rows import DAMAGED
+from resmem_cli.artifacts.writer import ArtifactWriter
+from resmem_cli.errors import DataError, naming_file
+from resmem_cli.indexes.base import Index, index_kinds
+from resmem_cli.stages.streaming import rows_within
+from resmem_cli.types import Metric, Progress, no_progress, row_blocks
+
+# The user's names of the rows, which no search needs.
+_NOT_SEARCHED = ("ids",)
+
+
+def load_index(index_file: Artifact) -> Index:
+    """Load the index of an open index artifact; its vectors stay in the file.
+
+    Raises
+    ------
+    DataError
+        If its kind or metric is unknown, or its datasets do not fit together.
+    """
+    kinds = index_kinds()
+    kind = index_file.parameters["kind"]
+    if kind not in kinds:
+        raise _unknown(index_file, "kind", expected=kinds, found=kind)
+    parameters = _search_parameters(index_file)
+    datasets = {name: index_file.rows(name) for name in index_file.shapes if name not in _NOT_SEARCHED}
+    with naming_file(index_file.path):
+        return kinds[kind].load(datasets, parameters)
+
+
+def write_index(writer: ArtifactWriter, index: Index, progress: Progress = no_progress) -> None:
+    """Write all an index has to store, its parameters too, in blocks of bounded size."""
+    writer.set_parameters(kind=index.kind, metric=str(index.metric), search=index.parameters())
+    for name, rows in index.datasets().items():
+        writer.create(name, rows.shape, rows.dtype)
+        blocks = row_blocks(rows.shape[0], rows_within(rows.shape, rows.dtype))
+        for block in progress(blocks, f"writing {name}"):
+            writer.append(name, rows.read(block.start, block.stop))
+
+
+def _search_parameters(index_file: Artifact) -> dict[str, Any]:
+    # Files of version 1 hold an exact index, and no parameters of its search.
+    default = {"metric": index_file.parameters["metric"]} if index_file.header.version == 1 else None
+    parameters = index_file.parameters.get("search", default)
+    if not isinstance(parameters, dict):
+        raise DataError(
+            "not a mapping", file=index_file.path, field="parameters.search", found=parameters, remedy=DAMAGED
+        )
+    if parameters.get("metric") not in list(Metric):
+        raise _unknown(index_file, "metric", expected=Metric, found=parameters.get("metric"))
+    return parameters
+
+
+def _unknown(index_file: Artifact, field: str, *, expected: Any, found: object) -> DataError:
+    return DataError(
+        f"unknown {field} of index",
+        file=index_file.path,
+        field=field,
+        expected=f"one of {', '.join(map(str, expected))}",
+        found=found,
+        remedy="upgrade resmem-cli",
+    )

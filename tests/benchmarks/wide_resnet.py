@@ -1,0 +1,146 @@
+"""A residual network whose embedding is wide, as MobileNet-V2's is, and its training on 32 x 32 images.
+
+CIFAR-ResNets give 64 numbers an image; this gives `width`, for measurements where the dimension counts. The
+images are an .npz with `x_train` (n, 32, 32, 3) uint8, `y_train` (n,), `x_test` and `y_test`. The network is
+saved as `wide-resnet.safetensors`, and what `embed` needs besides it (mean and standard deviation) with its
+accuracy and recipe as `wide-resnet.json`. With this folder on PYTHONPATH,
+
+    resmem embed wide-resnet.safetensors images.npz --split train --arch wide_resnet:make_wide_resnet
+        --mean ... --std ... -o train.h5
+
+embeds the images. With `--arch-args '{"width": 1280}'` there and `--width 1280` here it is another width.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from resmem_cli.models.training.images import ClassifierTraining, classifier_accuracy
+from resmem_cli.models.training.recipes import ImageRecipe
+
+NAME = "wide-resnet"
+STAGE_MAPS = (24, 48, 96)
+
+
+def make_wide_resnet(num_classes: int = 100, width: int = 512) -> WideResNet:
+    """Make the network untrained, its convolutions initialised as in He et al. 2015.
+
+    Parameters
+    ----------
+    num_classes : int
+        Logits of the head.
+    width : int
+        Numbers in the embedding.
+    """
+    network = WideResNet(num_classes, width)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return network
+
+
+class WideResNet(nn.Module):
+    """Three residual blocks of 24, 48 and 96 maps, a 1 x 1 convolution to `width` maps, and a linear head.
+
+    The blocks work on 32 x 32, 16 x 16 and 8 x 8 pixels. The mean over the pixels of the last maps, which
+    are rectified, is the embedding: the `width` numbers that enter the layer ``head``.
+    """
+
+    def __init__(self, num_classes: int, width: int) -> None:
+        super().__init__()
+        first, second, third = STAGE_MAPS
+        self.stem = nn.Sequential(*_convolution(3, first, pixels=3), nn.ReLU())
+        self.blocks = nn.Sequential(
+            _Block(first, first, stride=1), _Block(first, second, stride=2), _Block(second, third, stride=2)
+        )
+        self.widening = nn.Sequential(*_convolution(third, width, pixels=1), nn.ReLU())
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Give the logits ``(b, num_classes)`` of normalised images ``(b, 3, h, w)``."""
+        maps = self.widening(self.blocks(self.stem(images)))
+        logits: torch.Tensor = self.head(self.pool(maps).flatten(1))
+        return logits
+
+
+class _Block(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut, which is a 1 x 1 convolution where the maps change."""
+
+    def __init__(self, in_maps: int, maps: int, *, stride: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(
+            *_convolution(in_maps, maps, pixels=3, stride=stride),
+            nn.ReLU(),
+            *_convolution(maps, maps, pixels=3),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if (in_maps, stride) != (maps, 1):
+            self.shortcut = nn.Sequential(*_convolution(in_maps, maps, pixels=1, stride=stride))
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Give the rectified sum of both ways."""
+        return torch.relu(self.inner(maps) + self.shortcut(maps))
+
+
+def _convolution(in_maps: int, maps: int, *, pixels: int, stride: int = 1) -> tuple[nn.Module, nn.Module]:
+    # No bias: the batch normalisation would take it away again.
+    convolution = nn.Conv2d(in_maps, maps, pixels, stride=stride, padding=pixels // 2, bias=False)
+    return convolution, nn.BatchNorm2d(maps)
+
+
+def main() -> None:
+    """Train, printing a line an epoch, and write the two files."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="an .npz of images")
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--peak-learning-rate", type=float, default=ImageRecipe.peak_learning_rate)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the results")
+    given = parser.parse_args()
+    recipe = ImageRecipe(peak_learning_rate=given.peak_learning_rate).scaled_to(given.epochs)
+    given.output.mkdir(parents=True, exist_ok=True)
+
+    with np.load(given.data) as arrays:
+        images, labels = arrays["x_train"], arrays["y_train"]
+        test_images, test_labels = arrays["x_test"], arrays["y_test"]
+    arch_args = {"num_classes": int(labels.max()) + 1, "width": given.width}
+    torch.manual_seed(given.seed)
+    network = make_wide_resnet(**arch_args)
+    training = ClassifierTraining(network, images, labels, recipe, seed=given.seed, device=given.device)
+    print(f"{'epoch':>5}  {'rate':>6}  {'loss':>6}  {'train':>6}  {'test':>6}  {'time':>7}")
+    start = time.perf_counter()
+    for _ in range(recipe.epochs):
+        report = training.run_epoch()
+        accuracy = classifier_accuracy(network, test_images, test_labels, training.preprocessing)
+        print(
+            f"{report.epoch:>5}  {recipe.learning_rate(report.epoch):>6.4f}  {report.loss:>6.3f}"
+            f"  {report.accuracy:>6.2%}  {accuracy:>6.2%}  {time.perf_counter() - start:>5.0f} s",
+            flush=True,
+        )
+    save_file(network.state_dict(), given.output / f"{NAME}.safetensors")
+    described = {
+        "arch": "wide_resnet:make_wide_resnet",
+        "arch_args": arch_args,
+        "mean": training.preprocessing.mean,
+        "std": training.preprocessing.std,
+        "test_accuracy": accuracy,
+        "seed": given.seed,
+        "recipe": asdict(recipe),
+    }
+    (given.output / f"{NAME}.json").write_text(json.dumps(described, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

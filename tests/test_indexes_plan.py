@@ -1,0 +1,88 @@
+"""The choice of a kind from the size of a memory, and its estimated cost."""
+
+import json
+
+import pytest
+
+from resmem_cli.indexes.base import index_kinds
+from resmem_cli.indexes.plan import plan_index
+from resmem_cli.types import Metric
+
+GIB = 1 << 30
+
+
+def plan(n, d, *, memory=8 * GIB, itemsize=2, **given):
+    return plan_index(n, d, itemsize=itemsize, metric=Metric.EUCLIDEAN, memory=memory, **given)
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "memory", "kind"),
+    [
+        (1, 1, 1, "exact"),
+        (50_000, 64, 8 * GIB, "exact"),
+        (1_281_167, 1280, 8 * GIB, "exact"),
+        (1_281_167, 1280, 1 * GIB, "exact"),
+        (10_000_000, 512, 16 * GIB, "ivf"),
+        (10_000_000, 512, 8 * GIB, "ivf-rabitq"),
+        (1_600_000_000, 1024, 8 * GIB, "ivf-rabitq"),
+    ],
+)
+def test_the_kind_follows_from_rows_dimensions_and_memory(n, d, memory, kind):
+    chosen = plan(n, d, memory=memory)
+    assert chosen.kind == kind
+    assert f"{n:,} rows of {d:,} dimensions" in chosen.reason
+
+
+def test_the_reason_has_the_numbers():
+    assert plan(10_000_000, 512, memory=16 * GIB).reason.endswith("as float16 their 9.6 GiB fit in memory.")
+    assert "would be 9.6 GiB, more than the 8.0 GiB of memory, as codes of a few bits" in (
+        plan(10_000_000, 512).reason
+    )
+    assert "even their codes are 26 GiB: they are searched from the disk" in plan(100_000_000, 512).reason
+
+
+def test_chosen_parameters_are_those_the_kind_takes(tmp_path):
+    assert plan(10_000_000, 512, memory=16 * GIB).parameters == {"storage": "float16"}
+    assert plan(10_000_000, 512, parameters={"bits": 2}).parameters == {"bits": 2}
+    assert plan(50_000, 64, parameters={"axes": 0}).parameters == {"axes": 0}
+
+
+@pytest.mark.parametrize("kind", index_kinds())
+def test_every_kind_has_costs(kind):
+    asked = plan(1_000_000, 64, kind=kind, parameters={"factory": "IVF64,SQ8"} if kind == "factory" else {})
+    assert asked.kind == kind
+    for name in ("search_bytes", "build_bytes", "disk_bytes", "build_seconds", "query_seconds"):
+        assert getattr(asked, name) > 0, name
+    assert asked.disk_bytes >= 1_000_000 * 64 * 2
+    assert asked.recall is None if kind == "factory" else 0.9 <= asked.recall <= 1
+    larger = plan(4_000_000, 64, kind=kind)
+    assert larger.build_seconds > asked.build_seconds
+    assert larger.disk_bytes > 3 * asked.disk_bytes
+
+
+def test_finer_codes_take_more_disk():
+    sizes = [plan(10**6, 64, kind="ivf-rabitq", parameters={"bits": bits}).search_bytes for bits in (1, 4, 8)]
+    assert sizes == sorted(sizes)
+    assert sizes[-1] < plan(10**6, 64, kind="ivf").search_bytes
+    assert plan(10**6, 64, kind="ivf").search_bytes < (
+        plan(10**6, 64, kind="ivf", parameters={"storage": "float32"}).search_bytes
+    )
+
+
+def test_a_build_stays_within_the_memory():
+    for n in (10**5, 10**7, 10**9):
+        assert plan(n, 512, memory=2 * GIB).build_bytes <= 2 * GIB
+
+
+def test_only_the_exact_kind_is_said_to_find_all():
+    assert "recall 1." in plan(50_000, 64).sentence()
+    assert "recall up to about 0.95" in plan(10**8, 512).sentence()
+    assert "recall" not in plan(50_000, 64, kind="factory", parameters={"factory": "PQ8"}).sentence()
+
+
+def test_a_summary_is_json():
+    summary = plan(50_000, 64, kind="hnsw", parameters={"links": 16}).summary()
+    assert json.loads(json.dumps(summary)) == summary
+    assert summary["kind"] == "hnsw"
+    assert summary["parameters"] == {"links": 16}
+    assert {"rows", "dimensions", "reason", "disk_bytes", "build_seconds", "recall"} <= summary.keys()
