@@ -1,12 +1,34 @@
-"""Sizes of memory, as people write them."""
+"""Sizes of memory as people write them, and the memory this process is to stay within."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from resmem_cli.errors import UsageError
 
+DEFAULT_MEMORY = 8 << 30
+"""Bytes of anonymous memory to stay within where the user says nothing else."""
+
 _UNITS = "KMGT"
+_budget = DEFAULT_MEMORY
+
+
+@contextmanager
+def memory_budget(n_bytes: int) -> Iterator[None]:
+    """Have what is done meanwhile stay within so many bytes: of the whole process, as memory is."""
+    global _budget
+    before, _budget = _budget, n_bytes
+    try:
+        yield
+    finally:
+        _budget = before
+
+
+def part_of_memory(parts: int, *, most: int) -> int:
+    """Give one of so many equal parts of the budget, in bytes, or `most` if that is less."""
+    return max(1, min(most, _budget // parts))
 
 
 def parse_memory(text: str) -> int:

@@ -245,7 +245,6 @@ class TestTheNewMemory:
         folder.list_ids(REMOVED)
         change = ["--add", "more.npz", "--remove", "ids.txt"]
         assert folder.update("old", *change, to="whole").status == 0
-        monkeypatch.setattr("resmem_cli.stages.memory_change.BLOCK_BYTES", 7 * 12)
         monkeypatch.setattr("resmem_cli.stages.streaming.BLOCK_BYTES", 1000)
         assert folder.update("old", *change, to="blocks").status == 0
         for kind in ("index", "residuals"):

@@ -42,7 +42,7 @@ def test_the_reason_has_the_numbers():
 
 
 def test_chosen_parameters_are_those_the_kind_takes(tmp_path):
-    assert plan(10_000_000, 512, memory=16 * GIB).parameters == {"storage": "float16"}
+    assert plan(10_000_000, 512, memory=16 * GIB).parameters == {}
     assert plan(10_000_000, 512, parameters={"bits": 2}).parameters == {"bits": 2}
     assert plan(50_000, 64, parameters={"axes": 0}).parameters == {"axes": 0}
 

@@ -123,7 +123,7 @@ def test_rows_gathered_in_the_order_of_the_file_give_the_same_scores(
     assert resmem(*predict, tmp_path / "cached.h5").status == 0
     monkeypatch.setattr("resmem_cli.stages.stored_memory._CACHED_BYTES", 0)
     assert resmem(*predict, tmp_path / "sorted.h5").status == 0
-    monkeypatch.setattr("resmem_cli.stages.stored_memory.BLOCK_BYTES", 3 * 53 * 20)
+    monkeypatch.setattr("resmem_cli.stages.streaming.BLOCK_BYTES", 3 * 53 * 20)
     assert resmem(*predict, tmp_path / "few.h5").status == 0
     results = {(tmp_path / f"{name}.h5").read_bytes() for name in ("cached", "sorted", "few")}
     assert len(results) == 1

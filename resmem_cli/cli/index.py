@@ -88,7 +88,6 @@ def run(
     thousand dimensions, approximate beyond. How far apart the rows lie is measured too (the default sigma
     comes from it), and how many of the true neighbours an approximate kind finds.
     """
-    from resmem_cli.memory_size import parse_memory
     from resmem_cli.stages.index import IndexConfig, index, plan
 
     given = {
@@ -105,7 +104,7 @@ def run(
         kind="factory" if kind is None and factory is not None else kind,
         parameters={name: value for name, value in given.items() if value is not None},
         metric=metric,
-        memory=parse_memory(memory),
+        memory=options.stay_within(memory),
         recall=recall,
         k=k,
         measure_quality=not no_measure,

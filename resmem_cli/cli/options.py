@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from resmem_cli.cli.failures import keep_freed_memory
 from resmem_cli.errors import MissingInputError
 from resmem_cli.types import ArraySelection
 
@@ -53,6 +54,21 @@ Split = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Take the arrays of this split: train, val or test."),
 ]
+
+
+def stay_within(memory: str) -> int:
+    """Read `--memory`, in bytes, and have as little of it wasted as it is small.
+
+    Raises
+    ------
+    UsageError
+        If it is no size.
+    """
+    from resmem_cli.memory_size import parse_memory
+
+    n_bytes = parse_memory(memory)
+    keep_freed_memory(min(1 << 30, n_bytes // 32))
+    return n_bytes
 
 
 ARRAY_ROLES = {

@@ -84,7 +84,6 @@ def run(
     The network's softmax plus the weighted residuals of the nearest rows, at the temperature of the
     residuals. Every answer is kept with the memory rows it came from.
     """
-    from resmem_cli.memory_size import parse_memory
     from resmem_cli.stages.predict import PredictConfig, predict
     from resmem_cli.stages.searching import SearchConfig
 
@@ -107,7 +106,7 @@ def run(
                 backend=backend,
                 device=device,
             ),
-            memory=parse_memory(memory),
+            memory=options.stay_within(memory),
             arrays=selection,
         ),
         clobber=not no_clobber,

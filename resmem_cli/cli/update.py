@@ -50,7 +50,6 @@ def run(
     Index and residuals are written anew, together or each by a command of its own; they belong together
     again after the same update. Nothing of the removed rows is in the new files.
     """
-    from resmem_cli.memory_size import parse_memory
     from resmem_cli.stages.update import UpdateConfig, update
 
     if index is not None:
@@ -64,7 +63,7 @@ def run(
         remove=remove,
         index_output=index_output,
         residuals_output=residuals_output,
-        config=UpdateConfig(renumber=renumber, memory=parse_memory(memory), arrays=selection),
+        config=UpdateConfig(renumber=renumber, memory=options.stay_within(memory), arrays=selection),
         clobber=not no_clobber,
         progress=console.progress_bars(quiet=quiet),
     )

@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 
 from resmem_cli.errors import DataError, UsageError
 from resmem_cli.indexes.space import Space, check_rows
+from resmem_cli.memory_size import DEFAULT_MEMORY
 from resmem_cli.rows import RandomRows
 from resmem_cli.scratch import Scratch
 from resmem_cli.types import Metric, Progress, no_progress
-
-DEFAULT_MEMORY = 8 << 30
-"""Bytes of memory to stay within where the user gives no other budget."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from resmem_cli.indexes.base import Index, search_others
-from resmem_cli.indexes.searched import KEPT_BYTES
+from resmem_cli.indexes.searched import kept_bytes
 from resmem_cli.types import Progress, no_progress, row_blocks
 
 SCALE_NEIGHBOR = 53
@@ -21,7 +21,7 @@ def search_rows(shape: tuple[int, int]) -> int:
     """Count the queries to search together in a memory of `(n, d)`."""
     n, d = shape
     # A memory of which no centred copy is kept takes as long to centre as some tens of queries to search.
-    return max(16 if 4 * n * d <= KEPT_BYTES else 512, _BLOCK_FLOPS // (2 * n * d))
+    return max(16 if 4 * n * d <= kept_bytes() else 512, _BLOCK_FLOPS // (2 * n * d))
 
 
 def measure_distance_scale(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from resmem_cli.errors import DataError
 from resmem_cli.indexes.openmp import one_faiss_thread
 from resmem_cli.indexes.space import Space, check_rows, squared_norms
+from resmem_cli.memory_size import part_of_memory
 from resmem_cli.rows import RandomRows
 from resmem_cli.threads import for_each_block, n_threads
 from resmem_cli.types import Progress, no_progress, row_blocks
@@ -28,6 +29,15 @@ _PRODUCT_ELEMENTS = 2_000
 _SHARED_WORK = 1 << 25  # multiplications that are worth the start of threads
 _FEW_QUERIES = 32  # for a thread, and products of matrices get slow
 _CENTRED_ELEMENTS = 1 << 18  # float64 values of rows being centred by one thread
+
+
+def kept_bytes() -> int:
+    """Give the largest size of a centred copy that is kept: 256 MiB, or an eighth of the memory."""
+    return part_of_memory(8, most=KEPT_BYTES)
+
+
+def _block_bytes() -> int:
+    return part_of_memory(16, most=BLOCK_BYTES)
 
 
 class SearchedRows(Protocol):
@@ -80,7 +90,7 @@ class StoredRows:
         self.shape = (n, e)
         first = rows.read(0, 2)
         as_they_are = first.flags.c_contiguous and first.dtype == np.float32
-        self.block_rows = n if as_they_are else max(1, BLOCK_BYTES // (4 * e))
+        self.block_rows = n if as_they_are else max(1, _block_bytes() // (4 * e))
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Give rows `start` to `stop`, as a view where they are C-contiguous."""
@@ -113,8 +123,8 @@ class CentredRows:
         n, d = vectors.shape
         self.shape = (n, d)
         self._step = max(1, _CENTRED_ELEMENTS // d)
-        self.kept = 4 * n * d <= KEPT_BYTES
-        self.block_rows = n if self.kept else max(1, BLOCK_BYTES // (4 * d))
+        self.kept = 4 * n * d <= kept_bytes()
+        self.block_rows = n if self.kept else max(1, _block_bytes() // (4 * d))
         self._copy = self._make(0, n) if self.kept else None
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:

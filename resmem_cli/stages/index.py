@@ -14,10 +14,11 @@ from resmem_cli.artifacts.formats import INDEX
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import UsageError, naming_file
 from resmem_cli.indexes.approximate import ApproximateIndex
-from resmem_cli.indexes.base import DEFAULT_MEMORY, Build, Index, QualityTarget, index_kinds
+from resmem_cli.indexes.base import Build, Index, QualityTarget, index_kinds
 from resmem_cli.indexes.plan import Plan, plan_index
 from resmem_cli.indexes.scale import measure_distance_scale
 from resmem_cli.indexes.space import check_rows
+from resmem_cli.memory_size import DEFAULT_MEMORY, memory_budget
 from resmem_cli.rows import ArrayInMemory, RandomRows
 from resmem_cli.scratch import Scratch
 from resmem_cli.stages.sources import EmbeddingSource, open_embeddings
@@ -128,6 +129,7 @@ def index(
     config = config or IndexConfig()
     _check(config)
     with (
+        memory_budget(config.memory),
         open_embeddings(embeddings, config.arrays) as source,
         ArtifactWriter(output, INDEX, reads=source.files, clobber=clobber) as writer,
     ):

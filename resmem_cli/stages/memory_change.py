@@ -20,7 +20,7 @@ from resmem_cli.stages.lineage import artifact_record, check_network
 from resmem_cli.stages.row_ids import RowIds, row_ids, rows_named
 from resmem_cli.stages.sources import EmbeddingSource
 from resmem_cli.stages.stored_memory import StoredMemory
-from resmem_cli.stages.streaming import BLOCK_BYTES
+from resmem_cli.stages.streaming import block_bytes
 from resmem_cli.types import Progress, row_blocks
 
 
@@ -144,7 +144,7 @@ class MemoryChange:
         """Read what stays of some datasets, in blocks of rows of all of them."""
         stored = [file.mapped(name) for name in names]
         row_bytes = sum(rows.dtype.itemsize * rows.shape[1] for rows in stored)
-        for block in progress(row_blocks(len(self.removed), max(1, BLOCK_BYTES // row_bytes)), "copying"):
+        for block in progress(row_blocks(len(self.removed), max(1, block_bytes() // row_bytes)), "copying"):
             stays = ~self.removed[block]
             if stays.any():
                 blocks = (rows.read(block.start, block.stop) for rows in stored)

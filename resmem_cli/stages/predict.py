@@ -10,7 +10,8 @@ from resmem_cli.artifacts.formats import INDEX, PREDICTIONS, RESIDUALS
 from resmem_cli.artifacts.reader import open_artifact
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import DataError, UsageError, naming_file
-from resmem_cli.indexes.base import DEFAULT_MEMORY, SCANNED
+from resmem_cli.indexes.base import SCANNED
+from resmem_cli.memory_size import DEFAULT_MEMORY, memory_budget
 from resmem_cli.stages.lineage import artifact_record, check_lineage
 from resmem_cli.stages.prediction_run import PredictionRun
 from resmem_cli.stages.searching import SearchConfig, prepare_search, search_record, search_summary
@@ -95,6 +96,7 @@ def predict(
     config = config or PredictConfig()
     _check_config(config)
     with ExitStack() as stack:
+        stack.enter_context(memory_budget(config.memory))
         index_file = stack.enter_context(open_artifact(index, INDEX))
         memory_file = stack.enter_context(open_artifact(residuals, RESIDUALS))
         source = stack.enter_context(open_embeddings(queries, config.arrays))
@@ -152,7 +154,7 @@ def predict(
             method=config.method,
             top_scores=config.top_scores,
         )
-        step = config.block_rows or query_rows(n_memory=n, d=source.d, n_classes=n_classes, k=k)
+        step = config.block_rows or query_rows(searched, n_classes=n_classes, k=k)
         run.write(step, progress)
     summary = {
         "queries": source.n,

@@ -9,7 +9,7 @@ from resmem_cli.artifacts.reader import Artifact
 from resmem_cli.errors import DataError, naming_file
 from resmem_cli.memory import DenseMemory, TopMemory
 from resmem_cli.residuals import TopResiduals
-from resmem_cli.stages.streaming import BLOCK_BYTES
+from resmem_cli.stages.streaming import block_bytes
 from resmem_cli.truncation import Truncation
 from resmem_cli.types import row_blocks
 
@@ -70,7 +70,7 @@ class StoredMemory:
             If a residual read is damaged or not finite.
         """
         n_queries, k = rows.shape
-        step = max(1, BLOCK_BYTES // (k * self._row_bytes))
+        step = max(1, block_bytes() // (k * self._row_bytes))
         parts = [
             self._correct(scores[block], rows[block], weights[block]) for block in row_blocks(n_queries, step)
         ]

@@ -14,9 +14,10 @@ from resmem_cli.artifacts.formats import INDEX, RESIDUALS
 from resmem_cli.artifacts.reader import Artifact, open_artifact
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import UsageError, naming_file
-from resmem_cli.indexes.base import DEFAULT_MEMORY, Build, QualityTarget
+from resmem_cli.indexes.base import Build, QualityTarget
 from resmem_cli.indexes.scale import measure_distance_scale
 from resmem_cli.indexes.space import check_rows
+from resmem_cli.memory_size import DEFAULT_MEMORY, memory_budget
 from resmem_cli.rows import ArrayInMemory
 from resmem_cli.scratch import Scratch
 from resmem_cli.stages.lineage import check_one_memory
@@ -96,6 +97,7 @@ def update(
     outputs = {"index": index_output, "residuals": residuals_output}
     _check_wanted(paths, outputs, adds=add is not None, removes=remove is not None, config=config)
     with ExitStack() as stack:
+        stack.enter_context(memory_budget(config.memory))
         files = {
             fmt.name.removeprefix("resmem."): stack.enter_context(open_artifact(path, fmt))
             for fmt, path in ((INDEX, index), (RESIDUALS, residuals))
