@@ -99,7 +99,7 @@ def test_an_output_in_no_folder_is_refused(tmp_path):
 
 def test_an_output_that_is_a_folder_is_refused(tmp_path):
     (tmp_path / "a.h5").mkdir()
-    with pytest.raises(OutputError, match="the output is a folder; name a file with -o"):
+    with pytest.raises(OutputError, match="the output is a folder; name a file$"):
         write_sample(tmp_path / "a.h5", EMBEDDINGS)
     assert contents(tmp_path) == ["a.h5"]
 

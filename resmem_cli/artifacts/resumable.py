@@ -18,6 +18,7 @@ from resmem_cli.artifacts.temporary import (
     put_in_place,
     resolve_target,
     sweep,
+    sync_file,
 )
 from resmem_cli.errors import BusyError, OutputError, ResourceError
 
@@ -131,8 +132,12 @@ class ResumableFile:
             old.rename(gone)
             _remove(gone)
 
+    def sync(self) -> None:
+        """Have what was written outlive a power failure; raises `OutputError`."""
+        sync_file(self._descriptor, self.target)
+
     def commit(self) -> None:
-        """Put the file in the target's place, durably, and remove all that was needed to resume.
+        """Put the file, which was synced, in the target's place, and remove all that was needed to resume.
 
         Raises
         ------
@@ -140,7 +145,7 @@ class ResumableFile:
             If the target exists by now and may not be replaced, or the file system refuses.
         """
         try:
-            put_in_place(self.path, self._descriptor, self.target, clobber=self._clobber)
+            put_in_place(self.path, self.target, clobber=self._clobber)
         except OutputError as error:
             self.give_up(error)
             raise

@@ -36,8 +36,12 @@ class TemporaryFile:
         sweep(self.target.parent)
         self.path, self._descriptor = _create(self.target)
 
+    def sync(self) -> None:
+        """Have what was written outlive a power failure; raises `OutputError`."""
+        sync_file(self._descriptor, self.target)
+
     def commit(self) -> None:
-        """Put the file in the target's place, durably.
+        """Put the file, which was synced, in the target's place, durably.
 
         Raises
         ------
@@ -45,7 +49,7 @@ class TemporaryFile:
             If the target exists by now and may not be replaced, or the file system refuses.
         """
         try:
-            put_in_place(self.path, self._descriptor, self.target, clobber=self.clobber)
+            put_in_place(self.path, self.target, clobber=self.clobber)
         except OutputError:
             self.discard()
             raise
@@ -89,8 +93,22 @@ def _unlink(path: Path) -> None:
         path.unlink()
 
 
-def put_in_place(path: Path, descriptor: int, target: Path, *, clobber: bool) -> None:
-    """Give a finished file, open as `descriptor`, the name of its target, durably.
+def sync_file(descriptor: int, target: Path) -> None:
+    """Have the content of an open file, which is to become `target`, outlive a power failure.
+
+    Raises
+    ------
+    OutputError
+        If it can't be written.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        raise output_error(target, error) from error
+
+
+def put_in_place(path: Path, target: Path, *, clobber: bool) -> None:
+    """Give a finished file, which was synced, the name of its target, durably.
 
     Raises
     ------
@@ -98,7 +116,6 @@ def put_in_place(path: Path, descriptor: int, target: Path, *, clobber: bool) ->
         If the target exists by now and may not be replaced, or the file system refuses.
     """
     try:
-        os.fsync(descriptor)
         if clobber:
             os.replace(path, target)
         else:
@@ -166,10 +183,10 @@ def resolve_target(target: Path, *, clobber: bool) -> Path:
 
 def _check_target(target: Path, *, clobber: bool) -> None:
     if target.is_dir():
-        raise OutputError("the output is a folder", file=target, remedy="name a file with -o")
+        raise OutputError("the output is a folder", file=target, remedy="name a file")
     if target.exists() and not target.is_file():
         # A rename would put a file in the place of /dev/null or of a pipe.
-        raise OutputError("the output is not a regular file", file=target, remedy="name a file with -o")
+        raise OutputError("the output is not a regular file", file=target, remedy="name a file")
     if not target.parent.is_dir():
         raise OutputError(
             "the output's folder does not exist", file=target, remedy=f"create it: mkdir -p {target.parent}"

@@ -36,7 +36,8 @@ class ArtifactWriter:
     """A new artifact, in a temporary beside `path` until everything in it was written and checked.
 
     Use it as a context manager: leaving it normally puts the file in place atomically, leaving it by
-    an exception removes the temporary and keeps what was at `path`.
+    an exception removes the temporary and keeps what was at `path`. Of several artifacts that belong
+    together, `finish` all before leaving any.
 
     Parameters
     ----------
@@ -94,6 +95,7 @@ class ArtifactWriter:
         self._parameters = dict(parameters or {})
         self._datasets: dict[str, DatasetWriter] = {}
         self._waiting: list[Block] = []
+        self._finished = False
         self._resumable: ResumableFile | None = None
         self._temporary: TemporaryFile | ResumableFile
         if resumable is None:
@@ -259,7 +261,7 @@ class ArtifactWriter:
     ) -> None:
         try:
             if error is None:
-                self._finish()
+                self.finish()
             else:
                 with contextlib.suppress(*_WRITE_ERRORS):
                     self._file.close()
@@ -271,7 +273,18 @@ class ArtifactWriter:
         else:
             self._temporary.give_up(error)
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Write what is left, check the whole file and sync it: only its renaming remains.
+
+        Leaving the context does this, if it was not done before; nothing can be written after it.
+
+        Raises
+        ------
+        DataError, OutputError
+            If the file is not a whole artifact of its format, or can't be written.
+        """
+        if self._finished:
+            return
         digests = {path: dataset.digest() for path, dataset in self._datasets.items()}
         attributes: dict[str, bytes | int] = {
             "format": self.format.name.encode(),
@@ -292,6 +305,8 @@ class ArtifactWriter:
             open_artifact(self._temporary.path, self.format).close()  # checks structure, schema and header
         except DataError as error:
             raise error.in_file(self.path) from error
+        self._temporary.sync()
+        self._finished = True
 
     @contextlib.contextmanager
     def _reported(self) -> Iterator[None]:

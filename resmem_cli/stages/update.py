@@ -67,6 +67,11 @@ def update(
     Nothing of the removed rows is in the new files. Index and residuals may be updated together or one
     by one; they belong together again after the same update.
 
+    Both outputs are written and checked before either is renamed into place. A process that is killed
+    between the two renames leaves one new and one old file, each whole: as a pair they are refused, and
+    the same update run again mends them, for its inputs are as they were. (Without `clobber` the new one
+    is to be removed first.)
+
     Parameters
     ----------
     index, residuals : pathlib.Path or str, optional
@@ -127,6 +132,8 @@ def update(
                 writers[name].write("ids", change.ids.values)
                 summary |= figures
                 notices += more
+        for writer in writers.values():
+            writer.finish()
     return StageResult("update", next(iter(writers.values())).path, summary, tuple(notices))
 
 
