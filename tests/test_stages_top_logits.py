@@ -113,26 +113,28 @@ def test_residuals_are_those_of_all_logits_to_the_bit(
         assert kept.parameters == whole.parameters
 
 
-@pytest.mark.parametrize("options", [[], ["-T", "1.4"], ["-T", "0.5", "--top", "3"]])
-def test_residuals_at_another_temperature_are_refused_with_the_reason(
-    options: list[str], sparse: Path, resmem: Resmem
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ([], "temperature 1.4 and no --top"),
+        (["-T", "0.5", "--top", "3"], "temperature 0.5 and --top 3"),
+        (["-T", "1"], "temperature 1 and no --top"),
+        (["-T", "1", "--top", M + 1], f"temperature 1 and --top {M + 1}"),
+        (["-T", "1", "--top", "0"], "temperature 1 and --top 0"),
+    ],
+)
+def test_residuals_that_can_t_be_computed_are_refused_with_all_that_is_needed(
+    options: list[object], found: str, sparse: Path, resmem: Resmem
 ) -> None:
     done = resmem("residualize", sparse, *options, "-o", sparse.parent / "r.h5")
     assert done.status == 2
-    assert "log-sum-exp of all of them at T = 1 (expected temperature 1, found" in done.stderr
-    assert done.stderr.endswith("give -T 1, or embed without --top\n")
+    assert "sparse.h5: has the largest logits of each row only, and the log-sum-exp" in done.stderr
+    assert f"(expected temperature 1 and --top from 1 to {M}, found {found})" in done.stderr
+    assert done.stderr.endswith(f"give -T 1 --top {M}, or embed without --top\n")
     assert len(done.stderr.splitlines()) == 1
     assert not (sparse.parent / "r.h5").exists()
-
-
-@pytest.mark.parametrize("options", [[], ["--top", M + 1], ["--top", "0"]])
-def test_residuals_of_more_entries_than_are_stored_are_refused(
-    options: list[str], sparse: Path, resmem: Resmem
-) -> None:
-    done = resmem("residualize", sparse, "-T", "1", *options, "-o", sparse.parent / "r.h5")
-    assert done.status == 2
-    assert f"sparse.h5: has the largest logits of each row only (expected --top from 1 to {M}" in done.stderr
-    assert f"give --top {M}, or embed" in done.stderr
+    advised = ["-T", "1", "--top", M]
+    assert resmem("residualize", sparse, *advised, "-o", sparse.parent / "r.h5").status == 0
 
 
 def test_residuals_need_labels_and_their_logits(tmp_path: Path, resmem: Resmem) -> None:

@@ -163,21 +163,14 @@ def _append_top(writer: ArtifactWriter, top: TopResiduals) -> None:
 
 
 def _check_top_logits(source: EmbeddingSource, logits: TopLogitRows, config: ResidualizeConfig) -> None:
-    if config.temperature != 1:
+    if config.temperature != 1 or config.top is None or not 1 <= config.top <= logits.n_kept:
         raise UsageError(
             "has the largest logits of each row only, and the log-sum-exp of all of them at T = 1",
             file=source.path,
-            expected="temperature 1",
-            found=config.temperature,
-            remedy="give -T 1, or embed without --top",
-        )
-    if config.top is None or not 1 <= config.top <= logits.n_kept:
-        raise UsageError(
-            "has the largest logits of each row only",
-            file=source.path,
-            expected=f"--top from 1 to {logits.n_kept:,}",
-            found=config.top,
-            remedy=f"give --top {logits.n_kept}, or embed with another --top",
+            expected=f"temperature 1 and --top from 1 to {logits.n_kept:,}",
+            found=f"temperature {config.temperature:g} and "
+            + ("no --top" if config.top is None else f"--top {config.top}"),
+            remedy=f"give -T 1 --top {logits.n_kept}, or embed without --top",
         )
     if not logits.has_label_logits:
         raise DataError(
