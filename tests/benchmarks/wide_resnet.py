@@ -13,19 +13,9 @@ embeds the images. With `--arch-args '{"width": 1280}'` there and `--width 1280`
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
-from dataclasses import asdict
-from pathlib import Path
-
-import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import nn
-
-from resmem_cli.models.training.images import ClassifierTraining, classifier_accuracy
-from resmem_cli.models.training.recipes import ImageRecipe
+from train_cifar_resnet import train_and_save, training_options
 
 NAME = "wide-resnet"
 STAGE_MAPS = (24, 48, 96)
@@ -100,46 +90,10 @@ def _convolution(in_maps: int, maps: int, *, pixels: int, stride: int = 1) -> tu
 
 def main() -> None:
     """Train, printing a line an epoch, and write the two files."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="an .npz of images")
+    parser = training_options(__doc__, epochs=12)
     parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--peak-learning-rate", type=float, default=ImageRecipe.peak_learning_rate)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the results")
     given = parser.parse_args()
-    recipe = ImageRecipe(peak_learning_rate=given.peak_learning_rate).scaled_to(given.epochs)
-    given.output.mkdir(parents=True, exist_ok=True)
-
-    with np.load(given.data) as arrays:
-        images, labels = arrays["x_train"], arrays["y_train"]
-        test_images, test_labels = arrays["x_test"], arrays["y_test"]
-    arch_args = {"num_classes": int(labels.max()) + 1, "width": given.width}
-    torch.manual_seed(given.seed)
-    network = make_wide_resnet(**arch_args)
-    training = ClassifierTraining(network, images, labels, recipe, seed=given.seed, device=given.device)
-    print(f"{'epoch':>5}  {'rate':>6}  {'loss':>6}  {'train':>6}  {'test':>6}  {'time':>7}")
-    start = time.perf_counter()
-    for _ in range(recipe.epochs):
-        report = training.run_epoch()
-        accuracy = classifier_accuracy(network, test_images, test_labels, training.preprocessing)
-        print(
-            f"{report.epoch:>5}  {recipe.learning_rate(report.epoch):>6.4f}  {report.loss:>6.3f}"
-            f"  {report.accuracy:>6.2%}  {accuracy:>6.2%}  {time.perf_counter() - start:>5.0f} s",
-            flush=True,
-        )
-    save_file(network.state_dict(), given.output / f"{NAME}.safetensors")
-    described = {
-        "arch": "wide_resnet:make_wide_resnet",
-        "arch_args": arch_args,
-        "mean": training.preprocessing.mean,
-        "std": training.preprocessing.std,
-        "test_accuracy": accuracy,
-        "seed": given.seed,
-        "recipe": asdict(recipe),
-    }
-    (given.output / f"{NAME}.json").write_text(json.dumps(described, indent=2) + "\n")
+    train_and_save(given, NAME, "wide_resnet:make_wide_resnet", make_wide_resnet, width=given.width)
 
 
 if __name__ == "__main__":
