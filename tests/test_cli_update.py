@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
+import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,10 +21,25 @@ from numpy.typing import NDArray
 from test_stages_top_logits import ENCODER, M, write_embeddings
 
 from resmem_cli import open_artifact
+from resmem_cli.artifacts.formats import Format
+from resmem_cli.artifacts.reader import Artifact
+from resmem_cli.errors import DataError
+from resmem_cli.indexes.approximate import MEASURED_BEFORE
 from resmem_cli.indexes.base import index_kinds
 
 N_FIRST, N_ADDED, N_QUERIES = 240, 80, 50
 REMOVED = np.arange(3, 240, 12)
+KILLED_BETWEEN_RENAMES = """
+import os, signal, sys
+from resmem_cli.cli.main import main
+
+rename = os.replace
+def replace(*names):
+    os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)
+    rename(*names)
+os.replace = replace
+main()
+"""
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -344,6 +365,29 @@ class TestEveryKindOfIndex:
         assert trace in folder.files()["old.h5"]
         assert trace not in folder.files()["n.h5"]
 
+    @pytest.mark.parametrize("change", ["add", "remove", "both"])
+    @pytest.mark.parametrize("kind", [*sorted({*index_kinds()} - {"factory"}), "IVF8,SQ8", "PQ4x4fs"])
+    def test_tells_what_became_of_it(self, kind: str, change: str, folder: Folder, rows: Arrays) -> None:
+        folder.save("old", chosen(rows, slice(N_FIRST)))
+        options = ["--kind", kind] if kind in index_kinds() else ["--factory", kind]
+        assert folder("index", "old.npz", *options, "-o", "old.h5", "-q").status == 0
+        folder.save("more", chosen(rows, slice(N_FIRST, None)))
+        folder.list_ids([7])
+        added, removed = ["--add", "more.npz"], ["--remove", "ids.txt"]
+        done = folder(
+            *["update", "--index", "old.h5", "--index-output", "new.h5"],
+            *{"add": added, "remove": removed, "both": added + removed}[change],
+        )
+        assert done.status == 0, done.stderr
+        with open_artifact(folder.path / "old.h5") as old, open_artifact(folder.path / "new.h5") as new:
+            measured = "curve/recall" in new
+            as_before = measured and np.array_equal(new.read("curve/recall"), old.read("curve/recall"))
+        assert measured == (kind != "exact")
+        # Of recall measured before, only where that is what is stored; of a removal, nothing that is not so.
+        assert (MEASURED_BEFORE in done.stderr) == (as_before and change == "add")
+        assert ("built anew" in done.stderr) == (kind != "exact" and not (as_before and change == "add"))
+        assert len(done.stderr.splitlines()) == (kind != "exact")
+
 
 class TestTheLargestLogits:
     """Memories and new rows with only the largest logits of each row."""
@@ -446,6 +490,74 @@ class TestIds:
         folder.save("more", chosen(rows, slice(10, 12)) | {"ids": np.array([900, 3])})
         assert folder.update("old", "--add", "more.npz", "--renumber").status == 0
         assert folder.ids("new")[-2:] == ([910, 911] if own else [10, 11])
+
+
+class TestTwoOutputs:
+    """Are changed together or not at all."""
+
+    @pytest.fixture
+    def memory(self, folder: Folder, rows: Arrays) -> Folder:
+        """Make a memory, and an earlier update of it in the place of the next one."""
+        folder.make("old", rows)
+        folder.list_ids([1, 2])
+        assert folder.update("old", "--remove", "ids.txt").status == 0
+        folder.list_ids([3])
+        return folder
+
+    @pytest.mark.parametrize("failing", ["resmem.index", "resmem.residuals"])
+    def test_stay_as_they_were_if_the_last_check_of_one_fails(
+        self, failing: str, memory: Folder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def check(path: Path, fmt: Format) -> Artifact:
+            if fmt.name == failing:
+                raise DataError("does not hold", file=path)
+            return open_artifact(path, fmt)
+
+        monkeypatch.setattr("resmem_cli.artifacts.writer.open_artifact", check)
+        run = partial(memory.update, "old", "--remove", "ids.txt")
+        assert_refused(memory, run, 65, f"new.{failing.removeprefix('resmem.')}.h5: does not hold")
+
+    @pytest.mark.parametrize("working", [0, 1])
+    def test_stay_as_they_were_if_one_does_not_get_to_the_disk(
+        self, working: int, memory: Folder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        left = [None] * working
+
+        def fsync(descriptor: int) -> None:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                if not left:
+                    raise OSError(errno.EIO, "")
+                left.pop()
+
+        monkeypatch.setattr("os.fsync", fsync)
+        assert_refused(memory, partial(memory.update, "old", "--remove", "ids.txt"), 74, "can't be written")
+
+    def test_of_which_one_is_old_are_refused_until_the_same_update_is_run_again(self, memory: Folder) -> None:
+        before = memory.files()
+        arguments = ["--index", "old.index.h5", "--residuals", "old.residuals.h5", "--remove", "ids.txt"]
+        arguments += ["--index-output", "new.index.h5", "--residuals-output", "new.residuals.h5"]
+        killed = subprocess.run(
+            [sys.executable, "-c", KILLED_BETWEEN_RENAMES, "update", *arguments],
+            cwd=memory.path,
+            check=False,
+            timeout=120,
+        )
+        assert killed.returncode == -signal.SIGKILL
+        after = memory.files()
+        outputs = {"new.index.h5", "new.residuals.h5"}
+        assert len([name for name in outputs if after[name] != before[name]]) == 1
+        assert memory("verify", *outputs).status == 0
+        memory.save("queries", drawn(5, seed=2))
+        pair = ["--index", "new.index.h5", "--residuals", "new.residuals.h5"]
+        refused = memory("predict", "queries.npz", *pair, "-o", "p.h5")
+        assert refused.status == 65
+        assert "new.residuals.h5: not the same embeddings as new.index.h5" in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+
+        assert memory("update", *arguments).status == 0
+        assert all(memory.files()[name] != before[name] for name in outputs)
+        assert memory("predict", "queries.npz", *pair, "-o", "p.h5").status == 0
+        assert memory.files().keys() == before.keys() | {"queries.npz", "p.h5"}
 
 
 class TestRefusals:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from resmem_cli.errors import DataError, UsageError
+from resmem_cli.indexes.approximate import BUILT_ANEW
 from resmem_cli.indexes.base import Build, QualityTarget, index_kinds, search_others
 from resmem_cli.indexes.proof import true_distances
 from resmem_cli.rows import ArrayInMemory
@@ -401,6 +402,15 @@ class TestUpdate:
         assert recall(found, vectors[50:], queries) > 0.9
         own = changed.search(vectors[50:], 1)
         assert np.mean(own.rows[:, 0] == np.arange(850)) > 0.95
+
+    def test_removed_rows_can_not_be_computed_from_what_is_left(self, make, clusters):
+        vectors, _ = clusters
+        target = QualityTarget(k=10)
+        index = make(vectors[:700], quality=target)
+        kept = np.delete(np.arange(700), [100, 200])
+        changed, notices = index.updated(ArrayInMemory(vectors[kept]), kept, build=Build(quality=target))
+        assert notices == (BUILT_ANEW,)
+        assert_same_bytes(stored(changed), stored(make(vectors[kept], quality=target)))
 
     def test_the_metric_stays(self, make, clusters):
         vectors, queries = clusters

@@ -6,6 +6,7 @@ import pytest
 
 from resmem_cli.errors import DataError, UsageError
 from resmem_cli.indexes import inverted
+from resmem_cli.indexes.approximate import BUILT_ANEW
 from resmem_cli.indexes.base import Build, QualityTarget
 from resmem_cli.indexes.clustering import Centres, default_lists, drawn_sample, learnt_centres
 from resmem_cli.indexes.ivf import IVFIndex
@@ -152,33 +153,40 @@ class TestEveryCoding:
         assert_same(again, index)
         assert again.search(queries, 9).rows.tolist() == index.search(queries, 9).rows.tolist()
 
-    def test_an_update_is_the_memory_built_at_once(self, kind, parameters):
-        vectors = in_clusters(2000)
-        index = kind.build(vectors[:N], parameters={**parameters, "lists": 8})
-        kept = np.flatnonzero(np.random.default_rng(2).random(N) < 0.7)
-        rows = np.concatenate([vectors[kept], vectors[N:]])
-        updated, notices = index.updated(ArrayInMemory(rows), kept)
-        assert not any(notice.startswith("built anew") for notice in notices)
+    def test_with_rows_added_it_is_the_memory_built_at_once(self, kind, parameters, monkeypatch):
+        rows = in_clusters(2000)
+        index = kind.build(rows[:N], parameters={**parameters, "lists": 16})
         # Built at once, with the centres, code words and mean that the update keeps.
         whole = kind(ArrayInMemory(rows), index.space, index.settings)
         whole._centres, whole.codebook = index._centres, index.codebook
-        whole._fill(None, np.empty(0, np.int64), build=Build())
-        assert_same(updated, whole)
+        whole._fill(None, build=Build())
+        for block_rows in (1 << 18, 311):
+            monkeypatch.setattr(kind, "_block_rows", lambda self, build, block_rows=block_rows: block_rows)
+            updated, notices = index.updated(ArrayInMemory(rows), np.arange(N))
+            assert not notices
+            assert_same(updated, whole)
         updated.choose_effort(probe=updated.probes[-1], rerank=200)
         found = updated.search(rows[::20], 1)
         assert found.rows[:, 0].tolist() == list(range(0, len(rows), 20))
 
-    def test_no_centre_tells_of_removed_rows(self, kind, parameters):
-        vectors = in_clusters()
-        vectors[::100] = outlier = np.linspace(300, 400, D, dtype=np.float32)
-        index = kind.build(vectors, parameters=parameters)
-        stored = index.datasets()["lists/centroids"].read(0, 1000)
-        assert np.linalg.norm(index.space.searched(outlier[None]) - stored, axis=1).min() < 1
-        kept = np.flatnonzero((vectors != outlier).any(axis=1))
-        updated, notices = index.updated(ArrayInMemory(vectors[kept]), kept)
-        assert notices[0].startswith("built anew")
-        stored = updated.datasets()["lists/centroids"].read(0, 1000)
-        assert np.linalg.norm(updated.space.searched(outlier[None]) - stored, axis=1).min() > 100
+    def test_after_a_removal_it_is_the_memory_built_from_scratch(self, kind, parameters):
+        vectors = in_clusters(2000)
+        index = kind.build(vectors[:N], parameters={**parameters, "lists": 8})
+        kept = np.flatnonzero(np.random.default_rng(2).random(N) < 0.7)
+        for rows in (vectors[kept], np.concatenate([vectors[kept], vectors[N:]])):
+            updated, notices = index.updated(ArrayInMemory(rows), kept)
+            assert notices == (BUILT_ANEW,)
+            assert_same(updated, kind.build(rows, parameters={**parameters, "lists": 8}))
+
+    @pytest.mark.parametrize("n", [1, 2, 3, 7, 30])
+    def test_more_lists_than_the_rows_left_can_fill_become_fewer(self, kind, parameters, n):
+        vectors = in_clusters(40)
+        build = Build(quality=QualityTarget(k=2))
+        index = kind.build(vectors, parameters={**parameters, "lists": 20}, build=build)
+        updated, _ = index.updated(ArrayInMemory(vectors[:n]), np.arange(n), build=build)
+        assert 1 <= updated.settings["lists"] <= max(1, n // 2)
+        updated.choose_effort(probe=updated.probes[-1], rerank=40)
+        assert updated.search(vectors[:n], 1).rows[:, 0].tolist() == list(range(n))
 
     def test_an_update_may_remove_or_add_all_rows(self, kind, parameters):
         vectors = in_clusters()
@@ -325,6 +333,9 @@ class TestRefusals:
         index = kind.build(in_clusters())
         with pytest.raises(DataError, match="row 7 holds NaN"):
             index.updated(ArrayInMemory(vectors), np.arange(3))
+        vectors = np.concatenate([in_clusters(), vectors])
+        with pytest.raises(DataError, match=f"row {N + 7:,} holds NaN"):
+            index.updated(ArrayInMemory(vectors), np.arange(N))
 
     def test_rows_too_large_for_float16(self):
         vectors = 1e5 * in_clusters()
@@ -339,8 +350,20 @@ class TestRefusals:
         rows = np.concatenate([in_clusters(), 1e5 * in_clusters(50, seed=1)])
         updated, notices = index.updated(ArrayInMemory(rows), np.arange(N))
         assert updated.settings["storage"] == "float32"
-        assert "built anew" in notices[0]
+        assert "built anew: the added rows are too large" in notices[0]
         assert updated.search(rows[-3:], 1).rows[:, 0].tolist() == [N + 47, N + 48, N + 49]
+
+    def test_added_rows_too_large_for_float16_while_others_are_removed(self):
+        index = IVFIndex.build(in_clusters())
+        rows = np.concatenate([in_clusters()[1:], 1e5 * in_clusters(50, seed=1)])
+        updated, notices = index.updated(ArrayInMemory(rows), np.arange(1, N))
+        assert updated.settings["storage"] == "float32"
+        assert notices == (BUILT_ANEW,)
+
+    def test_float32_that_was_asked_for_stays_after_a_removal(self):
+        index = IVFIndex.build(in_clusters(), parameters={"storage": "float32"})
+        updated, _ = index.updated(ArrayInMemory(in_clusters()[1:]), np.arange(1, N))
+        assert updated.settings["storage"] == "float32"
 
     def test_lists_outgrown_are_told(self):
         index = IVFIndex.build(in_clusters(200))

@@ -247,7 +247,9 @@ PREDICTIONS = Format(
         _dataset("top_scores/classes", "q m", ("<i4",), "the m best classes, best first", optional=True),
         _dataset("top_scores/values", "q m", ("<f4",), "their scores", optional=True),
         _dataset("neighbors/rows", "q k", ("<i8",), "memory rows by (distance, row)"),
-        _dataset("neighbors/distances", "q k", ("<f8",), "Euclidean, not squared"),
+        _dataset(
+            "neighbors/distances", "q k", ("<f8",), "Euclidean, not squared; 1 − cos with the cosine metric"
+        ),
         _dataset("neighbors/weights", "q k", ("<f4",), "normalised, sum 1"),
         _dataset("neighbors/labels", "q k", ("<i4",), "the classes of those rows"),
         _dataset(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from resmem_cli.types import Metric, row_blocks
 
 MEASURED_BEFORE = "the index's recall was measured before rows were added to it"
 """The notice of an update that leaves the measured quality as it was."""
+
+BUILT_ANEW = "the index was built anew: what it learnt from the removed rows would tell of them"
+"""The notice of an update that removes rows."""
 
 _UNFILLED_ROWS = 64  # queries searched again together
 _CURVE = ("probes", "rerank", "recall", "compared")
@@ -225,9 +228,33 @@ class ApproximateIndex(Index):
         """Take over how hard to search, and what was measured, from an index of nearly the same rows."""
         self.effort, self.curve, self.measured_k = other.effort, other.curve, other.measured_k
 
-    def updated_build(self, build: Build | None) -> Build:
-        """Give what a memory that replaces this one is built with: its metric stays."""
-        return replace(build or Build(), metric=self.metric)
+    def updated(
+        self, vectors: RandomRows, kept: NDArray[np.int64], *, build: Build | None = None
+    ) -> tuple[Self, tuple[str, ...]]:
+        """Add rows to what there is; after a removal, build it anew; see `Index.updated`.
+
+        The mean, centres, code words and links of a graph are made of all rows. Who has the rows that are
+        left can take them off the mean, and has what was removed.
+        """
+        build = replace(build or Build(), metric=self.metric)
+        if len(kept) < self.shape[0]:
+            parameters = self.build_parameters(vectors.shape[0])
+            return type(self).build(vectors, parameters=parameters, build=build), (BUILT_ANEW,)
+        return self.grown(vectors, build=build)
+
+    @abstractmethod
+    def grown(self, vectors: RandomRows, *, build: Build) -> tuple[Self, tuple[str, ...]]:
+        """Make the index of this memory's rows and those that come after them in `vectors`.
+
+        Returns
+        -------
+        index, notices
+            As `updated` gives them.
+        """
+
+    @abstractmethod
+    def build_parameters(self, n: int) -> dict[str, Any]:
+        """Give the parameters with which n other rows are built into an index like this one."""
 
     def choose_effort(
         self, *, recall: float | None = None, probe: int | None = None, rerank: int | None = None

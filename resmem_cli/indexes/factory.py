@@ -161,24 +161,20 @@ class FactoryIndex(ApproximateIndex):
         """Give the common parameters and `factory`."""
         return {**self.common_parameters(), "factory": self._factory}
 
-    def updated(
-        self, vectors: RandomRows, kept: NDArray[np.int64], *, build: Build | None = None
-    ) -> tuple[Self, tuple[str, ...]]:
-        """Add rows to a copy; after a removal, and where faiss can't add, train and build anew.
-
-        What an index learnt in training depends on every row it saw. See `Index.updated`.
-        """
-        build = self.updated_build(build)
+    def grown(self, vectors: RandomRows, *, build: Build) -> tuple[Self, tuple[str, ...]]:
+        """Add rows to a copy; where faiss can't add, build anew; see `ApproximateIndex.grown`."""
         n = self.shape[0]
-        removed, once = len(kept) < n, _is_filled_once(self._engine)
-        if removed or once:
-            index = type(self).build(vectors, parameters={"factory": self._factory}, build=build)
-            why = "what it learnt from removed rows would stay" if removed else "faiss can't add to it"
-            return index, (f"the index {self._factory} was built anew: {why}",)
+        if _is_filled_once(self._engine):
+            index = type(self).build(vectors, parameters=self.build_parameters(n), build=build)
+            return index, (f"the index was built anew: faiss can't add to {self._factory}",)
         index = type(self)(vectors, self.space, faiss.clone_index(self._engine), self._rows, self._factory)
         index._add(np.arange(n, vectors.shape[0]), progress=build.progress)
         index.take_effort(self)
         return index, (MEASURED_BEFORE,) if self.curve else ()
+
+    def build_parameters(self, n: int) -> dict[str, Any]:
+        """Give `factory`."""
+        return {"factory": self._factory}
 
     @property
     def probes(self) -> tuple[int, ...]:

@@ -137,28 +137,19 @@ class HNSWIndex(ApproximateIndex):
         """Give the common parameters, how the graph was built, and where its searches begin."""
         return {**self.common_parameters(), **self._parameters, "entry": int(self._graph.hnsw.entry_point)}
 
-    def updated(
-        self, vectors: RandomRows, kept: NDArray[np.int64], *, build: Build | None = None
-    ) -> tuple[Self, tuple[str, ...]]:
-        """Add rows to a copy of the graph; after a removal, build it anew.
-
-        faiss can't take a node out of a graph, whose links and shape also depend on every row in it.
-        See `Index.updated`.
-        """
-        build = self.updated_build(build)
+    def grown(self, vectors: RandomRows, *, build: Build) -> tuple[Self, tuple[str, ...]]:
+        """Add rows to a copy of the graph; see `ApproximateIndex.grown`."""
         n = self.shape[0]
-        if len(kept) < n:
-            index = type(self).build(vectors, parameters=self._parameters, build=build)
-            return index, (
-                "the hnsw graph was built anew: faiss can't remove rows from one, "
-                "and links made because of them would stay",
-            )
         graph = faiss.clone_index(self._graph)
         graph.hnsw.rng = faiss.RandomGenerator(build.seed + n)
         index = type(self)(vectors, self.space, graph, self._rows, self._parameters)
         index.take_effort(self)
         index._add(np.arange(n, vectors.shape[0]), progress=build.progress)
         return index, (MEASURED_BEFORE,) if self.curve else ()
+
+    def build_parameters(self, n: int) -> dict[str, Any]:
+        """Give `links` and `ef_construction`."""
+        return dict(self._parameters)
 
     @property
     def probes(self) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ from resmem_cli.indexes.lists import (
     ListWriter,
     MappedLists,
     checked_layout,
-    kept_entries,
+    stored_entries,
 )
 from resmem_cli.indexes.parameters import chosen_parameters
 from resmem_cli.indexes.quality import held_out_rows, tune
@@ -153,7 +153,7 @@ class InvertedIndex(ApproximateIndex):
         index._centres = centres
         index.learn(sample, seed=build.seed)
         del sample
-        index._fill(None, np.empty(0, np.int64), build=build)
+        index._fill(None, build=build)
         tune(index, held_out, build=build, own_present=True)
         return index
 
@@ -199,24 +199,15 @@ class InvertedIndex(ApproximateIndex):
         """Give the common parameters and the settings."""
         return {**self.common_parameters(), **self.settings}
 
-    def updated(
-        self, vectors: RandomRows, kept: NDArray[np.int64], *, build: Build | None = None
-    ) -> tuple[Self, tuple[str, ...]]:
-        """Keep the codes of the rows kept, and code the added ones; see `Index.updated`.
+    def grown(self, vectors: RandomRows, *, build: Build) -> tuple[Self, tuple[str, ...]]:
+        """Keep the codes there are, and code the added rows; see `ApproximateIndex.grown`.
 
-        The lists are those of a memory built from the same rows with the same centres. A centre is the mean
-        of rows, and would give away removed ones that were most of its list: then all is built anew.
+        The lists are those of a memory built from the same rows with the same centres.
         """
-        build = self.updated_build(build)
-        if len(kept) < self.shape[0] and self._loses_a_list(kept, build):
-            index = type(self).build(vectors, parameters=self._for_rebuild(vectors.shape[0]), build=build)
-            return index, (
-                "built anew: some lists lost most of their rows, and their centres would tell of them",
-            )
         index = type(self)(vectors, self.space, self.settings)
         index._centres, index.codebook = self._centres, self.codebook
-        index.effort, index.curve, index.measured_k = self.effort, self.curve, self.measured_k
-        index._fill(self, kept, build=build)
+        index.take_effort(self)
+        index._fill(self, build=build)
         notices = [MEASURED_BEFORE] if self.curve else []
         n, n_lists = vectors.shape[0], self.settings["lists"]
         if default_lists(n) >= _OUTGROWN * n_lists:
@@ -224,6 +215,11 @@ class InvertedIndex(ApproximateIndex):
                 f"{n_lists:,} lists are few for {n:,} rows: an index built anew would be searched faster"
             )
         return index, tuple(notices)
+
+    def build_parameters(self, n: int) -> dict[str, Any]:
+        """Give the settings; where n rows are few for so many lists, as many lists as suit them."""
+        n_lists = self.settings["lists"]
+        return {**self.settings, "lists": n_lists if 2 * n_lists <= n else default_lists(n)}
 
     @property
     def codebook_shape(self) -> tuple[int, int, int] | None:
@@ -277,15 +273,14 @@ class InvertedIndex(ApproximateIndex):
         engine.is_trained = True
         return engine
 
-    def _fill(self, before: Self | None, kept: NDArray[np.int64], *, build: Build) -> None:
-        """Make the lists: of the rows kept of an index before, and of all rows after those."""
-        n, first = self.shape[0], len(kept)
+    def _fill(self, before: Self | None, *, build: Build) -> None:
+        """Make the lists: those of an index before, and in them all rows that come after its rows."""
+        n, first = self.shape[0], 0 if before is None else before.shape[0]
         blocks = row_blocks(n - first, self._block_rows(build))
         lists = build.scratch.array((n - first,), np.int32)
         sizes = np.zeros(self.settings["lists"], np.int64)
         if before is not None:
-            for kept_lists, _, _ in before._kept_entries(kept, build=build):
-                sizes += np.bincount(kept_lists, minlength=len(sizes))
+            sizes += before._layout.sizes
         largest = 0.0
         for block in build.progress(blocks, "assigning rows to lists"):
             searched = self._searched(first, block)
@@ -298,8 +293,8 @@ class InvertedIndex(ApproximateIndex):
         entries = build.scratch.array((self._layout.n_bytes,), np.uint8)
         writer = ListWriter(self._layout, entries)
         if before is not None:
-            for kept_lists, rows, codes in before._kept_entries(kept, build=build):
-                writer.append(kept_lists, rows, codes)
+            for entries_before in before._stored_entries(build):
+                writer.append(*entries_before)
         for block in build.progress(blocks, "coding rows"):
             searched = self._searched(first, block)
             own = lists[block].astype(np.int64)
@@ -309,26 +304,15 @@ class InvertedIndex(ApproximateIndex):
             writer.append(own, np.arange(first + block.start, first + block.stop), codes)
         self._entries = ArrayInMemory(entries)
 
-    def _loses_a_list(self, kept: NDArray[np.int64], build: Build) -> bool:
-        """Whether some list keeps no more than half of its rows."""
-        left = np.zeros_like(self._layout.sizes)
-        for lists, _, _ in self._kept_entries(kept, build=build):
-            left += np.bincount(lists, minlength=len(left))
-        return bool((2 * left <= self._layout.sizes)[self._layout.sizes > 0].any())
-
-    def _for_rebuild(self, n: int) -> dict[str, Any]:
-        """Give the settings for other rows; the number of lists may have to go down with them."""
-        return {**self.settings, "lists": min(self.settings["lists"], n)}
-
     def _searched(self, first: int, block: slice) -> NDArray[np.float32]:
         """Give a block of the rows after the first ones, as they are searched."""
         rows = self.vectors.read(first + block.start, first + block.stop)
         check_rows(rows, self.metric, first=first + block.start)
         return self.space.searched(rows)
 
-    def _kept_entries(self, kept: NDArray[np.int64], *, build: Build) -> Iterator[Entries]:
-        """Give the lists, new rows and codes of the rows kept, list by list."""
-        return kept_entries(self._layout, self._entries, kept, block_rows=self._block_rows(build))
+    def _stored_entries(self, build: Build) -> Iterator[Entries]:
+        """Give the lists, rows and codes of all rows, list by list."""
+        return stored_entries(self._layout, self._entries, block_rows=self._block_rows(build))
 
     def _block_rows(self, build: Build) -> int:
         """Count the rows whose searched and coded forms take no more than a block may."""

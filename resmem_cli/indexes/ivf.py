@@ -64,16 +64,19 @@ class IVFIndex(InvertedIndex):
                 remedy="use storage float32",
             )
 
-    def updated(
-        self, vectors: RandomRows, kept: NDArray[np.int64], *, build: Build | None = None
-    ) -> tuple[Self, tuple[str, ...]]:
-        """Keep the codes of the rows kept, unless the added rows need float32; see `Index.updated`."""
+    def grown(self, vectors: RandomRows, *, build: Build) -> tuple[Self, tuple[str, ...]]:
+        """Keep the codes there are, unless the added rows need float32; see `ApproximateIndex.grown`."""
         try:
-            return super().updated(vectors, kept, build=build)
+            return super().grown(vectors, build=build)
         except _RangeError:
-            parameters = {"lists": min(self.settings["lists"], vectors.shape[0]), "storage": "float32"}
-            index = type(self).build(vectors, parameters=parameters, build=self.updated_build(build))
+            parameters = self.build_parameters(vectors.shape[0])
+            index = type(self).build(vectors, parameters=parameters, build=build)
             return index, ("the index was built anew: the added rows are too large for float16",)
+
+    def build_parameters(self, n: int) -> dict[str, Any]:
+        """Give the settings; float16 is chosen again only where it holds the rows' range."""
+        wide = self.settings["storage"] == StorageType.FLOAT32
+        return {**super().build_parameters(n), "storage": self.settings["storage"] if wide else None}
 
     def empty_engine(self, quantizer: Any) -> Any:
         """Make faiss's index for the storage chosen."""

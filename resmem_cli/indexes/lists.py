@@ -211,24 +211,20 @@ def checked_layout(sizes: NDArray[Any], *, n: int, n_bytes: int, code_bytes: int
 Entries = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]
 
 
-def kept_entries(
-    layout: ListLayout, entries: RandomRows, kept: NDArray[np.int64], *, block_rows: int
-) -> Iterator[Entries]:
-    """Give the entries of the rows kept, list by list.
+def stored_entries(layout: ListLayout, entries: RandomRows, *, block_rows: int) -> Iterator[Entries]:
+    """Give all entries, list by list.
 
     Parameters
     ----------
     layout, entries
         All lists.
-    kept : (n_kept,) int64
-        Rows, ascending.
     block_rows : int
-        Entries to look at together.
+        Entries to read together.
 
     Yields
     ------
     lists, rows, codes
-        The list of each entry, its place in `kept`, and its code.
+        The list of each entry, its row, and its code.
 
     Raises
     ------
@@ -242,10 +238,7 @@ def kept_entries(
         if rows.min() < 0 or rows.max() >= n:
             raise _damaged(f"names a row that is not there, of {n:,}")
         seen[rows] = True
-        places = np.searchsorted(kept, rows)
-        there = places < len(kept)
-        there[there] = kept[places[there]] == rows[there]
-        yield lists[there], places[there], codes[there]
+        yield lists, rows, codes
     if not seen.all():
         raise _damaged(f"lacks row {int(np.argmin(seen)):,}")
 
