@@ -47,6 +47,23 @@ def test_ids_go_along(tmp_path: Path, resmem: Resmem) -> None:
         assert list(artifact.read("ids")) == [b"x", b"yy", b"z"]
 
 
+def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(
+    tmp_path: Path, pipeline: Pipeline, resmem: Resmem
+) -> None:
+    (tmp_path / "train.h5").write_bytes(pipeline.train.read_bytes())
+    done = resmem("index", "train.h5", "--kind", "hnsw", "--memory", "1K", "--dry-run", cwd=tmp_path)
+    assert done.status == 0
+    shown = dict(line.split("  ", 1) for line in done.stdout.splitlines())
+    assert list(shown) == ["kind", "rows", "dimensions", "reason", "build", "disk", "search", "recall"]
+    assert shown["kind"].strip() == "hnsw"
+    assert shown["build"].strip().startswith("about ")
+    assert "more than the 1.0 KiB to stay within" in done.stderr
+    done = resmem("index", "train.h5", "--dry-run", "--json", cwd=tmp_path)
+    assert done.result["kind"] == "exact"
+    assert done.result["disk_bytes"] > N_TRAIN * D
+    assert [path.name for path in tmp_path.iterdir()] == ["train.h5"]
+
+
 def test_an_unknown_kind_names_the_known_ones(pipeline: Pipeline, resmem: Resmem) -> None:
     done = resmem("index", pipeline.train, "--kind", "magic")
     assert done.status == 2

@@ -74,6 +74,15 @@ def test_a_build_stays_within_the_memory():
         assert plan(n, 512, memory=2 * GIB).build_bytes <= 2 * GIB
 
 
+@pytest.mark.parametrize("kind", index_kinds())
+def test_a_build_that_can_not_stay_within_the_memory_is_told(kind):
+    asked = plan(10**6, 64, memory=64 << 20, kind=kind)
+    told = asked.excess(64 << 20)
+    assert (told is not None) == (kind in ("hnsw", "factory"))
+    assert told is None or "are more than the 64 MiB to stay within" in told
+    assert asked.excess(8 * GIB) is None
+
+
 def test_only_the_exact_kind_is_said_to_find_all():
     assert "recall 1." in plan(50_000, 64).sentence()
     assert "recall up to about 0.95" in plan(10**8, 512).sentence()

@@ -73,7 +73,7 @@ def report(result: StageResult, *, as_json: bool, quiet: bool) -> None:
     if as_json:
         emit_json(result)
         return
-    emit_fields({"output": str(result.output), **result.summary})
+    emit_fields({"output": result.output, **result.summary})
 
 
 def emit_fields(fields: Mapping[str, Any]) -> None:

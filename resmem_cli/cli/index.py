@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -112,7 +113,10 @@ def run(
         arrays=selection,
     )
     if dry_run:
-        console.report(plan(embeddings, config=config), as_json=json, quiet=quiet)
+        planned = plan(embeddings, config=config)
+        if not json:
+            planned = replace(planned, summary=_estimates(planned.summary))
+        console.report(planned, as_json=json, quiet=quiet)
         return
 
     def announce(planned: Plan) -> None:
@@ -127,6 +131,25 @@ def run(
         progress=console.progress_bars(quiet=quiet),
     )
     _report(result, as_json=json, quiet=quiet)
+
+
+def _estimates(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Write what an index would cost in units that people read."""
+    from resmem_cli.indexes.plan import recall_text, time_text
+    from resmem_cli.memory_size import memory_text
+
+    query = time_text(plan["query_seconds"])
+    return {
+        "kind": plan["kind"],
+        "parameters": plan["parameters"] or None,
+        "rows": plan["rows"],
+        "dimensions": plan["dimensions"],
+        "reason": plan["reason"],
+        "build": f"about {time_text(plan['build_seconds'])}, {memory_text(plan['build_bytes'])} of memory",
+        "disk": f"about {memory_text(plan['disk_bytes'])}",
+        "search": f"about {query} a query, reads {memory_text(plan['search_bytes'])}",
+        "recall": None if plan["recall"] is None else recall_text(plan["recall"]),
+    }
 
 
 def _report(result: StageResult, *, as_json: bool, quiet: bool) -> None:

@@ -78,13 +78,22 @@ class Plan:
     def sentence(self) -> str:
         """Say what is going to be built, why, and what it will cost."""
         given = ", ".join(f"{name} {value}" for name, value in self.parameters.items())
-        found = "" if self.recall is None else f", recall {_recall_text(self.recall)}"
+        found = "" if self.recall is None else f", recall {recall_text(self.recall)}"
         return (
             f"{self.kind}{f' ({given})' if given else ''}: {self.reason} "
-            f"It takes about {_time_text(self.build_seconds)} and {memory_text(self.build_bytes)} of "
+            f"It takes about {time_text(self.build_seconds)} and {memory_text(self.build_bytes)} of "
             f"memory to build and {memory_text(self.disk_bytes)} of disk; a search reads "
             f"{memory_text(self.search_bytes)} and takes about {1e3 * self.query_seconds:.2g} ms a "
             f"query{found}."
+        )
+
+    def excess(self, memory: int) -> str | None:
+        """Say so if the build can't stay within the memory, in bytes; None if it can."""
+        if self.build_bytes <= memory:
+            return None
+        return (
+            f"{self.kind} is built in memory as a whole, and {memory_text(self.build_bytes)} are more than "
+            f"the {memory_text(memory)} to stay within; exact and the ivf kinds keep to any memory"
         )
 
     def summary(self) -> dict[str, Any]:
@@ -138,12 +147,12 @@ def plan_index(
     numbers = f"{n:,} rows of {d:,} dimensions"
     if kind is not None:
         return _COSTS.get(kind, _unknown)(
-            Plan(n, d, kind, given, f"asked for, for {numbers}."), itemsize, memory
+            Plan(n, d, kind, given, f"as asked, for {numbers}."), itemsize, memory
         )
     if n * d <= EXACT_SIZE:
         reason = f"{numbers} are few enough to find all true neighbours of every query."
         return _exact(Plan(n, d, "exact", given, reason), itemsize, memory)
-    too_many = f"comparing each query with all {numbers} would take {_time_text(_products(2.0 * n * d))}"
+    too_many = f"comparing each query with all {numbers} would take {time_text(_products(2.0 * n * d))}"
     floats = n * (2 * d + _ROW_NUMBER)
     codes = n * _rabitq_bytes(d, given.get("bits", _DEFAULT_BITS))
     if floats <= memory:
@@ -262,7 +271,10 @@ def _products(operations: float) -> float:
     return operations / (_PRODUCTS * n_threads())
 
 
-def _time_text(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """Write a duration with two or three digits, such as `90 s`."""
+    if seconds < 1e-3:
+        return f"{max(1, round(1e6 * seconds))} µs"
     if seconds < 1:
         return f"{max(1, round(1e3 * seconds)):,} ms"
     if seconds < 120:
@@ -270,5 +282,6 @@ def _time_text(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.0f} hours"
 
 
-def _recall_text(recall: float) -> str:
+def recall_text(recall: float) -> str:
+    """Write the share of the neighbours that a kind usually finds."""
     return "1" if recall == 1 else f"up to about {recall:.2f}"

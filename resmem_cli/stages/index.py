@@ -89,7 +89,7 @@ def plan(embeddings: Path | str, *, config: IndexConfig | None = None) -> StageR
     _check(config)
     with open_embeddings(Path(embeddings), config.arrays) as source:
         planned = _plan(source, config)
-    return StageResult("index", None, planned.summary(), source.notices)
+    return StageResult("index", None, planned.summary(), (*source.notices, *_excess(planned, config)))
 
 
 def index(
@@ -151,7 +151,7 @@ def index(
         write_index(writer, built, progress)
         if source.ids is not None:
             writer.write("ids", source.ids)
-    notices = (*source.notices, *_shortfall(built, build))
+    notices = (*source.notices, *_excess(planned, config), *_shortfall(built, build))
     return StageResult("index", output, _summary(built, scale, build), notices)
 
 
@@ -214,6 +214,11 @@ def _quality_record(built: Index, build: Build) -> dict[str, Any] | None:
         "k": target.k,
         "held_out": min(target.queries, built.shape[0] // 10),
     }
+
+
+def _excess(planned: Plan, config: IndexConfig) -> list[str]:
+    excess = planned.excess(config.memory)
+    return [] if excess is None else [excess]
 
 
 def _shortfall(built: Index, build: Build) -> list[str]:
