@@ -11,6 +11,9 @@ from resmem_cli.errors import UsageError
 DEFAULT_MEMORY = 8 << 30
 """Bytes of anonymous memory to stay within where the user says nothing else."""
 
+LEAST_MEMORY = 16 << 20
+"""Less is a slip of the pen, such as `8` for `8G`: the interpreter alone takes more."""
+
 _UNITS = "KMGT"
 _budget = DEFAULT_MEMORY
 

@@ -143,7 +143,7 @@ class ResidualMemory:
 def _as_float32(values: NDArray[Any], name: str) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):
         cast = np.ascontiguousarray(values, np.float32)
-    finite = np.isfinite(cast.reshape(len(cast), -1)).all(axis=1)
+    finite = np.isfinite(cast).all(axis=tuple(range(1, cast.ndim)))
     if not finite.all():
         raise DataError(
             f"row {int(np.argmin(finite)):,} of the {name} is not finite in float32",

@@ -21,7 +21,8 @@ class Truncation:
     Attributes
     ----------
     bound : (n_queries,) float32
-        `ε`: by how much, at most, a class's score exceeds what whole residuals would give it.
+        `ε`: by how much, at most, a class's score exceeds what whole residuals would give it, apart from
+        rounding (`E` of `bound_truncation`).
     proved : (n_queries,) bool
         Whether whole residuals are proved to give the same predicted class.
     """

@@ -8,6 +8,7 @@ from hypothesis.extra import numpy as hnp
 from test_arrays_formats import WRITERS
 
 from resmem_cli.arrays import open_embedding_arrays, open_input_arrays
+from resmem_cli.arrays.rows import _judged
 from resmem_cli.errors import DataError, UsageError
 from resmem_cli.types import ArraySelection
 
@@ -332,3 +333,12 @@ def test_closing_closes_the_file(tmp_path):
     with open_embedding_arrays(tmp_path / "a.npz", ArraySelection()) as arrays:
         arrays.embeddings.read(0, 1)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_rows_of_many_classes_are_judged_by_few_of_them():
+    assert [_judged(shape) for shape in ((5, 3), (10**6, 100), (10**6, 32_128), (9, 10**8))] == [
+        5,
+        1000,
+        32,
+        1,
+    ]

@@ -497,6 +497,12 @@ def test_closed_streams_are_no_reason_to_fail(closed: str, tmp_path: Path, pipel
     assert (tmp_path / "out.h5").read_bytes() == pipeline.index.read_bytes()
 
 
+def test_a_full_stderr_keeps_the_status() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "resmem_cli", "info", "missing.h5"]
+        assert subprocess.run(command, stderr=full, check=False, timeout=60).returncode == 66
+
+
 def test_an_encoding_without_greek_is_no_reason_to_fail(pipeline: Pipeline, resmem_process: Resmem) -> None:
     done = resmem_process("info", pipeline.train, env={"PYTHONIOENCODING": "latin-1"})
     assert done.status == 0

@@ -51,17 +51,40 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(
     tmp_path: Path, pipeline: Pipeline, resmem: Resmem
 ) -> None:
     (tmp_path / "train.h5").write_bytes(pipeline.train.read_bytes())
-    done = resmem("index", "train.h5", "--kind", "hnsw", "--memory", "1K", "--dry-run", cwd=tmp_path)
+    done = resmem("index", "train.h5", "--kind", "hnsw", "--dry-run", cwd=tmp_path)
     assert done.status == 0
     shown = dict(line.split("  ", 1) for line in done.stdout.splitlines())
     assert list(shown) == ["kind", "rows", "dimensions", "reason", "build", "disk", "search", "recall"]
     assert shown["kind"].strip() == "hnsw"
     assert shown["build"].strip().startswith("about ")
-    assert "more than the 1.0 KiB to stay within" in done.stderr
     done = resmem("index", "train.h5", "--dry-run", "--json", cwd=tmp_path)
     assert done.result["kind"] == "exact"
     assert done.result["disk_bytes"] > N_TRAIN * D
     assert [path.name for path in tmp_path.iterdir()] == ["train.h5"]
+
+
+@pytest.mark.parametrize(
+    ("memory", "words"),
+    [
+        ("8", "too little memory to work in (expected at least 16 MiB, found 8)"),
+        ("15.9M", "too little memory"),
+        ("much", "no size of memory (expected a size such as 500M or 8G, found 'much')"),
+        ("-1G", "no size of memory"),
+    ],
+)
+def test_a_memory_no_process_fits_in_is_refused(
+    memory: str, words: str, pipeline: Pipeline, resmem: Resmem
+) -> None:
+    done = resmem("index", pipeline.train, "--memory", memory, "-o", "never.h5")
+    assert done.status == 2
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_recall_told_is_that_at_as_many_neighbours_as_there_are(tmp_path: Path, resmem: Resmem) -> None:
+    np.save(tmp_path / "e.npy", np.random.default_rng(0).normal(size=(40, 4)))
+    done = resmem("index", tmp_path / "e.npy", "--kind", "ivf", "-o", tmp_path / "i.h5", "--json")
+    assert done.result["recall_at"] == 39
 
 
 def test_an_unknown_kind_names_the_known_ones(pipeline: Pipeline, resmem: Resmem) -> None:

@@ -388,6 +388,35 @@ class TestEveryKindOfIndex:
         assert ("built anew" in done.stderr) == (kind != "exact" and not (as_before and change == "add"))
         assert len(done.stderr.splitlines()) == (kind != "exact")
 
+    def test_is_tuned_to_what_the_old_one_was_with_queries_for_its_own_rows(
+        self, folder: Folder, rows: Arrays
+    ) -> None:
+        folder.save("old", chosen(rows, slice(60)))
+        folder.save("more", chosen(rows, slice(60, None)))
+        tuned = ["--kind", "ivf", "-k", 7, "--recall", 0.8]
+        assert folder("index", "old.npz", *tuned, "-o", "old.h5", "-q").status == 0
+        folder.list_ids([3])
+        updating = ["update", "--index", "old.h5", "--index-output", "new.h5", "--remove", "ids.txt"]
+        assert folder(*updating, "--add", "more.npz").status == 0
+        folder.save("scratch", chosen(rows, np.delete(np.arange(320), 3)))
+        with open_artifact(folder.path / "new.h5") as new:
+            assert new.parameters["quality"] == {"target_recall": 0.8, "k": 7}
+            lists = new.parameters["search"]["lists"]
+        scratch = ["index", "scratch.npz", *tuned, "--lists", lists, "-o", "scratch.h5", "-q"]
+        assert folder(*scratch).status == 0
+        with open_artifact(folder.path / "new.h5") as new, open_artifact(folder.path / "scratch.h5") as other:
+            assert np.array_equal(new.read("curve/recall"), other.read("curve/recall"))
+
+    def test_says_if_it_misses_the_recall_that_was_asked_for(self, folder: Folder, rows: Arrays) -> None:
+        folder.save("old", rows)
+        options = ["--factory", "PQ1x2", "-k", 1, "--recall", 1]
+        built = folder("index", "old.npz", *options, "-o", "old.h5")
+        assert "recall 1.0 was not reached" in built.stderr
+        folder.list_ids([3])
+        done = folder("update", "--index", "old.h5", "--index-output", "new.h5", "--remove", "ids.txt")
+        assert "recall 1.0 was not reached" in done.stderr
+        assert "recall at" in done.stdout
+
 
 class TestTheLargestLogits:
     """Memories and new rows with only the largest logits of each row."""
@@ -585,6 +614,7 @@ class TestRefusals:
             (b"1_0\n", ["found 1_0"]),
             (b"\xff\xfe\n", ["line 1", "\\xff"]),
             (b"9" * 5000, ["line 1"]),
+            (b"7\n" + b"\0" * 100_000, ["line 2"]),
             (b"99999999999999999999\n", ["line 1"]),
             ("\n".join(map(str, range(240))).encode(), ["all rows", "ids.txt"]),
         ],
@@ -598,6 +628,25 @@ class TestRefusals:
         assert_refused(
             memory, partial(memory.update, "old", "--remove", "no.txt"), 66, "no.txt: no such file"
         )
+
+    def test_of_lines_far_longer_than_any_id_without_room_for_as_many(
+        self, folder: Folder, rows: Arrays
+    ) -> None:
+        folder.make("old", rows | {"ids": np.array([f"r{i}" for i in range(320)])})
+        folder.list_ids(["r7"] * 100_000 + ["x" * 1_000_000])  # 100 GB, if all were as wide
+        run = partial(folder.update, "old", "--remove", "ids.txt")
+        assert_refused(folder, run, 65, "line 100,001 names no row")
+
+    def test_of_numbers_beyond_64_bits(self, folder: Folder, rows: Arrays) -> None:
+        ids = np.arange(320)
+        ids[-1] = np.iinfo(np.int64).max - 1
+        folder.make("old", rows | {"ids": ids})
+        folder.save("more", chosen(rows, slice(2)))
+        run = partial(folder.update, "old", "--add", "more.npz", "--renumber")
+        assert_refused(folder, run, 65, "old.index.h5: ids: no 2 numbers of 64 bits", "leave --renumber out")
+        folder.save("one", chosen(rows, slice(1)))
+        assert folder.update("old", "--add", "one.npz", "--renumber").status == 0
+        assert folder.ids("new")[-1] == np.iinfo(np.int64).max
 
     def test_of_text_ids_that_are_not_there(self, folder: Folder, rows: Arrays) -> None:
         folder.make("old", rows | {"ids": np.array([f"r{i}" for i in range(320)])})

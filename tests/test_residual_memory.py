@@ -194,3 +194,11 @@ class TestRefusals:
         memory = ResidualMemory.fit(EMBEDDINGS, LOGITS, LABELS)
         with pytest.raises(UsageError, match="sigma out of range"):
             memory.predict(EMBEDDINGS, LOGITS, k=1, sigma=0)
+
+
+def test_no_queries_have_no_predictions():
+    prediction = ResidualMemory.fit(EMBEDDINGS, LOGITS, LABELS).predict(
+        np.empty((0, 1)), np.empty((0, 2)), k=3, sigma=1.0
+    )
+    assert prediction.scores.shape == (0, 2)
+    assert prediction.weights.shape == (0, 3)

@@ -79,3 +79,22 @@ def test_what_a_step_raises_is_raised_and_nothing_later_is_written(failing: str,
         )
     assert written == list(range(len(written)))
     assert len(written) <= at
+
+
+@pytest.mark.parametrize("failing", ["read", "compute"])
+def test_a_failed_write_is_told_before_what_failed_after_it(failing: str) -> None:
+    def fail(item: int) -> None:
+        if item == 1:
+            raise ValueError(item)
+
+    def write(item: int, result: None) -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full") as raised:
+        overlapped(
+            range(3),
+            read=lambda item: fail(item) if failing == "read" else None,
+            compute=lambda item, found: fail(item) if failing == "compute" else None,
+            write=write,
+        )
+    assert isinstance(raised.value.__context__, ValueError)

@@ -77,6 +77,61 @@ def test_top_residuals_of_a_class_that_there_is_not_are_refused(
     assert "forged.h5: top residuals" in predict(resmem, pipeline, tmp_path, residuals=forged)
 
 
+def test_top_classes_of_another_width_are_refused(tmp_path: Path, pipeline: Pipeline, resmem: Resmem) -> None:
+    top, forged = tmp_path / "top.h5", tmp_path / "forged.h5"
+    assert resmem("residualize", pipeline.train, "--top", "2", "-o", top).status == 0
+    with open_artifact(top) as artifact:
+        classes = artifact.read("top/classes").astype(np.int32)
+    forge(top, forged, **{"top/classes": classes})
+    told = predict(resmem, pipeline, tmp_path, residuals=forged)
+    assert "forged.h5: top/classes: values that can't be (expected uint16, found int32)" in told
+
+
+@pytest.fixture
+def odd_logits(tmp_path: Path, pipeline: Pipeline) -> Path:
+    """Make embeddings of which one logit, in row 1, is NaN."""
+    forge(pipeline.train, tmp_path / "odd.h5", logits=changed(pipeline.train, "logits", np.nan))
+    return tmp_path / "odd.h5"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["residualize", "odd.h5", "-o", "out.h5"],
+        ["residualize", "odd.h5", "--top", "3", "-o", "out.h5"],
+        ["predict", "odd.h5", "--index", "index.h5", "--residuals", "residuals.h5", "-o", "out.h5"],
+        ["predict", "odd.h5", "--index", "index.h5", "--residuals", "top.h5", "-o", "out.h5"],
+        ["update", "--residuals", "residuals.h5", "--add", "odd.h5", "--residuals-output", "out.h5"],
+    ],
+    ids=["residualize", "top", "predict", "predict-top", "update"],
+)
+def test_logits_that_are_not_finite_are_refused_where_they_are(
+    arguments: list[str], odd_logits: Path, pipeline: Pipeline, resmem: Resmem
+) -> None:
+    folder = odd_logits.parent
+    (folder / "index.h5").symlink_to(pipeline.index)
+    (folder / "residuals.h5").symlink_to(pipeline.residuals)
+    assert resmem("residualize", pipeline.train, "--top", "3", "-o", folder / "top.h5").status == 0
+    done = resmem(*arguments, cwd=folder)
+    assert done.status == 65
+    assert "odd.h5: logits: a value that is not finite at row 1 (" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (folder / "out.h5").exists()
+
+
+@pytest.mark.parametrize("label", [-1, C])
+@pytest.mark.parametrize("command", [["residualize"], ["residualize", "--block-rows", "3"], ["index"]])
+def test_labels_of_embeddings_that_name_no_class_are_refused(
+    command: list[str], label: int, tmp_path: Path, pipeline: Pipeline, resmem: Resmem
+) -> None:
+    forge(pipeline.train, tmp_path / "odd.h5", labels=changed(pipeline.train, "labels", label))
+    done = resmem(*command, tmp_path / "odd.h5", "-o", tmp_path / "out.h5")
+    assert done.status == 65
+    expected = f"odd.h5: labels: label of row 7 out of range (expected 0 to {C - 1}, found {label})"
+    assert expected in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_vectors_that_are_not_finite_are_refused(tmp_path: Path, pipeline: Pipeline, resmem: Resmem) -> None:
     forged = tmp_path / "forged.h5"
     forge(pipeline.index, forged, vectors=changed(pipeline.index, "vectors", np.inf))

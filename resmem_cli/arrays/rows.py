@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from resmem_cli.arrays.base import RowSource
 from resmem_cli.arrays.selection import Located
 from resmem_cli.errors import DataError
 
-_JUDGED_ROWS = 1_000
+_JUDGED_ROWS, _JUDGED_ELEMENTS = 1_000, 1 << 20
 _SMALLEST = np.nextafter(0.0, 1.0)
 
 
@@ -22,15 +23,15 @@ class FiniteRows:
     ----------
     rows : RowSource
         The array as its file gives it.
-    located : Located
+    file, field : pathlib.Path, and str or None
         Where it is from, for messages.
     dtype : numpy.dtype
         The type to cast to; an overflow is refused too.
     """
 
-    def __init__(self, rows: RowSource, located: Located, *, dtype: np.dtype[Any]) -> None:
+    def __init__(self, rows: RowSource, *, file: Path, field: str | None, dtype: np.dtype[Any]) -> None:
         self._rows = rows
-        self._located = located
+        self._file, self._field = file, field
         self.shape = rows.shape
         self.dtype = dtype
 
@@ -56,8 +57,8 @@ class FiniteRows:
         return DataError(
             f"a value {f'too large for {self.dtype}' if overflow else 'that is not finite'}"
             f" at row {start + int(position[0])}",
-            file=self._located.file.path,
-            field=self._located.key or None,
+            file=self._file,
+            field=self._field,
             expected="finite values" + (f" of at most {np.finfo(self.dtype).max:.4g}" if overflow else ""),
             found=value,
             remedy="rescale the array" if overflow else "remove or repair these rows",
@@ -72,7 +73,7 @@ class LogProbabilityRows:
 
     def __init__(self, rows: RowSource, located: Located) -> None:
         self._located = located
-        self._rows = FiniteRows(rows, located, dtype=np.dtype(np.float64))
+        self._rows = _finite(rows, located, np.dtype(np.float64))
         self.shape = self._rows.shape
         self.dtype: np.dtype[Any] = np.dtype(np.float32)
 
@@ -112,7 +113,7 @@ def matrix_rows(located: Located) -> FiniteRows:
     """
     rows = _numeric_rows(located, "two axes, one row for each example", exact_axes=2)
     narrow = rows.dtype == np.float16
-    return FiniteRows(rows, located, dtype=np.dtype(np.float16 if narrow else np.float32))
+    return _finite(rows, located, np.dtype(np.float16 if narrow else np.float32))
 
 
 def input_rows(located: Located) -> FiniteRows:
@@ -124,7 +125,7 @@ def input_rows(located: Located) -> FiniteRows:
         If the array is damaged, empty, not numeric, or of one axis.
     """
     rows = _numeric_rows(located, "two axes or more, the first for the examples", exact_axes=None)
-    return FiniteRows(rows, located, dtype=rows.dtype)
+    return _finite(rows, located, rows.dtype)
 
 
 def logit_rows(located: Located) -> FiniteRows:
@@ -133,10 +134,10 @@ def logit_rows(located: Located) -> FiniteRows:
     Raises
     ------
     DataError
-        As `matrix_rows`, and if nearly all of the first 1,000 rows are probability distributions.
+        As `matrix_rows`, and if nearly all of the first rows are probability distributions.
     """
     rows = matrix_rows(located)
-    block = rows.read(0, min(_JUDGED_ROWS, rows.shape[0])).astype(np.float64)
+    block = rows.read(0, _judged(rows.shape)).astype(np.float64)
     sums = block.sum(axis=1)
     # Rounded to bfloat16, the sum of a distribution is off by up to 4e-3; one odd row proves nothing.
     if rows.shape[1] >= 2 and block.min() >= 0 and (np.abs(sums - 1) <= 1e-2).mean() > 0.9:
@@ -157,12 +158,22 @@ def probability_rows(located: Located) -> LogProbabilityRows:
     Raises
     ------
     DataError
-        As `matrix_rows`, and if one of the first 1,000 rows is no distribution.
+        As `matrix_rows`, and if one of the first rows is no distribution.
     """
     rows = _numeric_rows(located, "two axes, one row for each example", exact_axes=2)
     logits = LogProbabilityRows(rows, located)
-    logits.read(0, min(_JUDGED_ROWS, rows.shape[0]))
+    logits.read(0, _judged(rows.shape))
     return logits
+
+
+def _finite(rows: RowSource, located: Located, dtype: np.dtype[Any]) -> FiniteRows:
+    return FiniteRows(rows, file=located.file.path, field=located.key or None, dtype=dtype)
+
+
+def _judged(shape: tuple[int, ...]) -> int:
+    """Count the first rows of (n, C) that are judged by: 1,000, or 2²⁰ numbers."""
+    n, n_classes = shape
+    return min(n, _JUDGED_ROWS, max(1, _JUDGED_ELEMENTS // max(1, n_classes)))
 
 
 def _numeric_rows(located: Located, expected: str, *, exact_axes: int | None) -> RowSource:

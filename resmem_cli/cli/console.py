@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 import sys
@@ -96,6 +97,9 @@ def show_value(name: str, value: Any) -> str:
     if isinstance(value, float):
         if name.endswith("accuracy") or name in ("tpr", "fpr"):
             return f"{100 * value:.2f} %"
+        if name.startswith("proved"):
+            # Rounded down: 100 % is all.
+            return f"{math.floor(10_000 * value) / 100:.2f} %"
         return f"{100 * value:+.2f} points" if name == "gain" else f"{value:.6g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 

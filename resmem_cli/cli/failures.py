@@ -93,7 +93,8 @@ def tell(error: BaseException) -> int:
         path = getattr(context, "command_path", "resmem")
         _print(f"{' '.join(str(message()).split())} See '{path} --help'.")
         return code
-    traceback.print_exception(error)
+    with contextlib.suppress(OSError, ValueError):
+        traceback.print_exception(error)
     _print("this is a bug in resmem, not in your data; please report it with the lines above")
     return 1
 
@@ -122,7 +123,10 @@ def _as_resmem_error(error: BaseException) -> ResmemError | None:
 
 
 def _print(line: str) -> None:
-    sys.stderr.write(f"resmem: error: {line}\n")
+    # The status is told even where the line can't be.
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"resmem: error: {line}\n")
+        sys.stderr.flush()
 
 
 def _die_of(number: signal.Signals) -> NoReturn:

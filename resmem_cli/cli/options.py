@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from resmem_cli.cli.failures import keep_freed_memory
-from resmem_cli.errors import MissingInputError
+from resmem_cli.errors import MissingInputError, UsageError
 from resmem_cli.types import ArraySelection
 
 
@@ -62,11 +62,17 @@ def stay_within(memory: str) -> int:
     Raises
     ------
     UsageError
-        If it is no size.
+        If it is no size, or hardly any.
     """
-    from resmem_cli.memory_size import parse_memory
+    from resmem_cli.memory_size import LEAST_MEMORY, memory_text, parse_memory
 
     n_bytes = parse_memory(memory)
+    if n_bytes < LEAST_MEMORY:
+        raise UsageError(
+            "too little memory to work in",
+            expected=f"at least {memory_text(LEAST_MEMORY)}",
+            found=memory,
+        )
     keep_freed_memory(min(1 << 30, n_bytes // 32))
     return n_bytes
 

@@ -83,7 +83,7 @@ class Plan:
             f"{self.kind}{f' ({given})' if given else ''}: {self.reason} "
             f"It takes about {time_text(self.build_seconds)} and {memory_text(self.build_bytes)} of "
             f"memory to build and {memory_text(self.disk_bytes)} of disk; a search reads "
-            f"{memory_text(self.search_bytes)} and takes about {1e3 * self.query_seconds:.2g} ms a "
+            f"{memory_text(self.search_bytes)} and takes about {time_text(self.query_seconds)} a "
             f"query{found}."
         )
 

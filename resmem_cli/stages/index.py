@@ -14,13 +14,14 @@ from resmem_cli.artifacts.formats import INDEX
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import UsageError, naming_file
 from resmem_cli.indexes.approximate import ApproximateIndex
-from resmem_cli.indexes.base import Build, Index, QualityTarget, index_kinds
+from resmem_cli.indexes.base import Build, Index, index_kinds
 from resmem_cli.indexes.plan import Plan, plan_index
 from resmem_cli.indexes.scale import measure_distance_scale
 from resmem_cli.indexes.space import check_rows
 from resmem_cli.memory_size import DEFAULT_MEMORY, memory_budget
 from resmem_cli.rows import ArrayInMemory, RandomRows
 from resmem_cli.scratch import Scratch
+from resmem_cli.stages.index_quality import quality_record, quality_summary, quality_target, shortfall
 from resmem_cli.stages.sources import EmbeddingSource, open_embeddings
 from resmem_cli.stages.stored_index import write_index
 from resmem_cli.stages.streaming import rows_within
@@ -29,8 +30,6 @@ from resmem_cli.weights import SIGMA_PER_SCALE
 
 # Vectors that take more of the memory budget than one part in this many lie in a temporary file.
 _MEMORY_SHARE = 16
-# What finding the true neighbours of the held-out rows may cost, in floating point operations.
-_TRUTH_FLOPS = 1 << 45
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def index(
     clobber : bool
         Whether an existing output may be replaced.
     announce : callable, optional
-        Is given the plan when the rows are read and the work starts.
+        Is given the plan before the rows are read.
     progress : Progress
         Shows how far the rows have come.
 
@@ -134,25 +133,25 @@ def index(
         ArtifactWriter(output, INDEX, reads=source.files, clobber=clobber) as writer,
     ):
         planned = _plan(source, config)
-        build = _build(source, config, folder=output.absolute().parent, progress=progress)
-        vectors = _vectors(source, build)
         if announce is not None:
             announce(planned)
+        build = _build(source, config, folder=output.absolute().parent, progress=progress)
+        vectors = _vectors(source, build)
         built = index_kinds()[planned.kind].build(vectors, parameters=planned.parameters, build=build)
         scale = measure_distance_scale(built, seed=config.seed, progress=progress)
         writer.add_inputs(source.record("embeddings"))
         writer.set_parameters(
             distance_scale=scale,
             seed=config.seed,
-            quality=_quality_record(built, build),
+            quality=quality_record(built, build.quality),
             encoder=source.encoder,
             embeddings_digest=source.embeddings_digest,
         )
         write_index(writer, built, progress)
         if source.ids is not None:
             writer.write("ids", source.ids)
-    notices = (*source.notices, *_excess(planned, config), *_shortfall(built, build))
-    return StageResult("index", output, _summary(built, scale, build), notices)
+    notices = (*source.notices, *_excess(planned, config), *shortfall(built, build.quality))
+    return StageResult("index", output, _summary(built, scale), notices)
 
 
 def _check(config: IndexConfig) -> None:
@@ -178,8 +177,7 @@ def _plan(source: EmbeddingSource, config: IndexConfig) -> Plan:
 
 
 def _build(source: EmbeddingSource, config: IndexConfig, *, folder: Path, progress: Progress) -> Build:
-    queries = max(20, min(QualityTarget.queries, _TRUTH_FLOPS // (2 * source.n * source.d)))
-    target = QualityTarget(recall=config.recall, k=config.k, queries=queries)
+    target = quality_target(source.n, source.d, recall=config.recall, k=config.k)
     return Build(
         metric=config.metric,
         seed=config.seed,
@@ -204,33 +202,12 @@ def _vectors(source: EmbeddingSource, build: Build) -> RandomRows:
     return ArrayInMemory(vectors)
 
 
-def _quality_record(built: Index, build: Build) -> dict[str, Any] | None:
-    """Say in the artifact what the stored curve was measured for."""
-    if not isinstance(built, ApproximateIndex) or build.quality is None or not built.curve:
-        return None
-    target = build.quality
-    return {
-        "target_recall": target.recall,
-        "k": target.k,
-        "held_out": min(target.queries, built.shape[0] // 10),
-    }
-
-
 def _excess(planned: Plan, config: IndexConfig) -> list[str]:
     excess = planned.excess(config.memory)
     return [] if excess is None else [excess]
 
 
-def _shortfall(built: Index, build: Build) -> list[str]:
-    if not isinstance(built, ApproximateIndex) or build.quality is None or not built.curve:
-        return []
-    best = max(point.recall for point in built.curve)
-    if best >= build.quality.recall:
-        return []
-    return [f"recall {build.quality.recall} was not reached; the best measured is {best:.4f}"]
-
-
-def _summary(built: Index, scale: Mapping[str, Any], build: Build) -> dict[str, Any]:
+def _summary(built: Index, scale: Mapping[str, Any]) -> dict[str, Any]:
     n, d = built.shape
     summary: dict[str, Any] = {
         "kind": built.kind,
@@ -242,23 +219,17 @@ def _summary(built: Index, scale: Mapping[str, Any], build: Build) -> dict[str, 
         },
         "distance_scale": scale["median"],
         "default_sigma": SIGMA_PER_SCALE * scale["median"],
+        **quality_summary(built),
     }
-    if isinstance(built, ApproximateIndex):
-        summary[built.probe_name] = built.effort.probe
-        summary["rerank"] = built.effort.rerank
-        if built.curve and build.quality:
-            chosen = next(point for point in built.curve if point.effort == built.effort)
-            summary["recall"] = chosen.recall
-            summary["recall_at"] = build.quality.k
-            summary["microseconds_a_query"] = chosen.microseconds
-            summary["curve"] = [
-                {
-                    built.probe_name: point.effort.probe,
-                    "rerank": point.effort.rerank,
-                    "recall": point.recall,
-                    "compared": point.compared,
-                    "microseconds": point.microseconds,
-                }
-                for point in built.curve
-            ]
+    if isinstance(built, ApproximateIndex) and built.curve:
+        summary["curve"] = [
+            {
+                built.probe_name: point.effort.probe,
+                "rerank": point.effort.rerank,
+                "recall": point.recall,
+                "compared": point.compared,
+                "microseconds": point.microseconds,
+            }
+            for point in built.curve
+        ]
     return summary

@@ -173,10 +173,4 @@ def _check_logits(memory: StoredMemory, memory_file: Artifact, source: Embedding
             found=found,
             remedy="embed the new rows without --top, or with a larger one",
         )
-    if not logits.has_label_logits:
-        raise DataError(
-            "has labels, but not their logits",
-            file=source.path,
-            field="label_logit",
-            remedy="embed again, with the labels",
-        )
+    logits.require_label_logits()

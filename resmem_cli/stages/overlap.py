@@ -22,16 +22,19 @@ def overlapped(
 
     One item at most waits to be computed and one to be written, so memory holds three. `compute` runs
     in the calling thread, `read` and `write` in one thread each; whatever one of them raises is raised
-    here, when both threads have ended.
+    here, when both threads have ended: that of the earliest item, with the others as its context.
     """
     with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
         coming: tuple[Item, Future[Read]] | None = None
         written: Future[None] | None = None
 
         def finish(item: Item, ready: Future[Read]) -> Future[None]:
-            result = compute(item, ready.result())
-            if written is not None:
-                written.result()
+            try:
+                result = compute(item, ready.result())
+            finally:
+                # What went wrong with an earlier item is raised first.
+                if written is not None:
+                    written.result()
             return writer.submit(write, item, result)
 
         for item in items:

@@ -10,7 +10,6 @@ from resmem_cli.artifacts.formats import INDEX, PREDICTIONS, RESIDUALS
 from resmem_cli.artifacts.reader import open_artifact
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import DataError, UsageError, naming_file
-from resmem_cli.indexes.base import SCANNED
 from resmem_cli.memory_size import DEFAULT_MEMORY, memory_budget
 from resmem_cli.stages.lineage import artifact_record, check_lineage
 from resmem_cli.stages.prediction_run import PredictionRun
@@ -168,7 +167,6 @@ def predict(
         **run.accuracies(),
         **run.truncation(),
         "answered_by": dict(run.steps),
-        "queries_scanned": run.steps[SCANNED],
     }
     return StageResult("predict", output, summary, notices)
 

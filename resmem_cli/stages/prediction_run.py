@@ -184,6 +184,6 @@ class PredictionRun:
         if not self._truncated:
             return {}
         return {
-            "proved_untouched_by_truncation": f"{self._n_proved / self._source.n:.2%}",
+            "proved_untouched_by_truncation": self._n_proved / self._source.n,
             "largest_truncation_bound": self._largest_bound,
         }

@@ -9,7 +9,7 @@ import numpy as np
 
 from resmem_cli.artifacts.formats import RESIDUALS
 from resmem_cli.artifacts.writer import ArtifactWriter
-from resmem_cli.errors import DataError, UsageError
+from resmem_cli.errors import UsageError
 from resmem_cli.residuals import (
     TopResiduals,
     check_temperature,
@@ -172,10 +172,4 @@ def _check_top_logits(source: EmbeddingSource, logits: TopLogitRows, config: Res
             + ("no --top" if config.top is None else f"--top {config.top}"),
             remedy=f"give -T 1 --top {logits.n_kept}, or embed without --top",
         )
-    if not logits.has_label_logits:
-        raise DataError(
-            "has labels, but not their logits",
-            file=source.path,
-            field="label_logit",
-            remedy="embed again, with the labels",
-        )
+    logits.require_label_logits()

@@ -63,7 +63,7 @@ class RowIds:
         if self.next_id is not None:
             if source.ids is not None and not renumber:
                 raise self._refused(source, "has ids, but the memory's rows are named by number")
-            numbers = np.arange(self.next_id, self.next_id + source.n)
+            numbers = self._numbers(self.next_id, source.n)
             return RowIds(np.concatenate([self.values, numbers]), self.next_id + source.n, self.file)
         if renumber:
             if self.values.dtype.kind != "i":
@@ -73,8 +73,8 @@ class RowIds:
                     field="ids",
                     remedy="give the new rows ids, and leave --renumber out",
                 )
-            first = int(self.values.max()) + 1
-            return RowIds(np.concatenate([self.values, np.arange(first, first + source.n)]), None, self.file)
+            numbers = self._numbers(int(self.values.max()) + 1, source.n)
+            return RowIds(np.concatenate([self.values, numbers]), None, self.file)
         if source.ids is None:
             raise self._refused(source, "has no ids, but the memory's rows have")
         if source.ids.dtype.kind != self.values.dtype.kind:
@@ -88,6 +88,17 @@ class RowIds:
                 source, f"row {row:,} has an id that names a row of the memory", found=_shown(source.ids[row])
             )
         return RowIds(np.concatenate([self.values, source.ids]), None, self.file)
+
+    def _numbers(self, first: int, count: int) -> NDArray[np.int64]:
+        if first + count - 1 > _INT64.max:
+            raise DataError(
+                f"no {count:,} numbers of 64 bits come after the largest id",
+                file=self.file,
+                field="ids",
+                found=first - 1,
+                remedy="give the new rows ids, and leave --renumber out",
+            )
+        return np.arange(first, first + count, dtype=np.int64)
 
     def _refused(self, source: EmbeddingSource, problem: str, **facts: object) -> DataError:
         numbers = self.values.dtype.kind == "i"
@@ -156,7 +167,9 @@ def rows_named(path: Path, ids: RowIds) -> NDArray[np.bool_]:
 def _parsed(lines: list[bytes], dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Read lines as ids, and say which of them can be any."""
     if dtype.kind == "S":
-        return np.array(lines, np.bytes_), np.ones(len(lines), bool)
+        # A longer line is no id, and would make the array as wide as it is long.
+        sound = np.array([len(line) <= dtype.itemsize for line in lines], bool)
+        return np.array([line if ok else b"" for line, ok in zip(lines, sound, strict=True)], dtype), sound
     numbers = [int(line) if _INTEGER.fullmatch(line) else _INT64.max + 1 for line in lines]
     sound = np.array([_INT64.min <= number <= _INT64.max for number in numbers], bool)
     return np.array([number if ok else 0 for number, ok in zip(numbers, sound, strict=True)], np.int64), sound

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from resmem_cli.arrays.base import ArrayRows, RowSource
 from resmem_cli.arrays.embedding_arrays import open_embedding_arrays
+from resmem_cli.arrays.rows import FiniteRows
 from resmem_cli.artifacts.formats import EMBEDDINGS
 from resmem_cli.artifacts.provenance import (
     DatasetDigest,
@@ -254,9 +255,28 @@ def _top_logits(
     return TopLogitRows(path, arrays, n_classes)
 
 
+def _check_labels(path: Path, labels: NDArray[np.int32] | None, n_classes: int | None) -> None:
+    if labels is None:
+        return
+    wrong = (labels < 0) | (labels >= (np.inf if n_classes is None else n_classes))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise DataError(
+            f"label of row {row:,} out of range",
+            file=path,
+            field="labels",
+            expected="at least 0" if n_classes is None else f"0 to {n_classes - 1:,}",
+            found=int(labels[row]),
+            remedy="make the file again",
+        )
+
+
 class _ArtifactSource(EmbeddingSource):
     def __init__(self, artifact: Artifact) -> None:
-        arrays = {name: artifact.rows(name) for name in artifact.shapes}
+        arrays: dict[str, RowSource] = {name: artifact.rows(name) for name in artifact.shapes}
+        if "logits" in arrays:
+            logits = arrays["logits"]
+            arrays["logits"] = FiniteRows(logits, file=artifact.path, field="logits", dtype=logits.dtype)
         super().__init__(
             artifact.path,
             arrays,
@@ -264,6 +284,7 @@ class _ArtifactSource(EmbeddingSource):
             kind=EMBEDDINGS.name,
             files=(artifact.path,),
         )
+        _check_labels(artifact.path, self.labels, self.n_classes)
         self._content_digest = artifact.header.content_digest
         self._digests = dict(artifact.digests)
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from resmem_cli.artifacts.reader import Artifact
 from resmem_cli.errors import DataError, naming_file
 from resmem_cli.memory import DenseMemory, TopMemory
-from resmem_cli.residuals import TopResiduals
+from resmem_cli.residuals import TopResiduals, class_dtype
 from resmem_cli.stages.streaming import block_bytes
 from resmem_cli.truncation import Truncation
 from resmem_cli.types import row_blocks
@@ -56,6 +56,10 @@ class StoredMemory:
             raise self._fault("labels", expected=f"0 to {self.n_classes - 1}", found=found)
         self.class_names: NDArray[np.bytes_] | None = artifact.read_optional("class_names")
         self.truncated = "residuals" not in artifact
+        if "top/classes" in artifact:
+            stored, expected = artifact.shapes["top/classes"][1], class_dtype(self.n_classes)
+            if stored != expected:
+                raise self._fault("top/classes", expected=expected, found=stored)
         self._maps = [artifact.mapped(name) for name in RESIDUAL_ROWS if name in artifact]
         self._row_bytes = sum(rows.dtype.itemsize * rows.shape[1] for rows in self._maps)
 
@@ -87,7 +91,8 @@ class StoredMemory:
     ) -> Truncation | None:
         if len(self.labels) * self._row_bytes > _CACHED_BYTES:
             # Each page is touched once, in the order of the file.
-            wanted, rows = np.unique(rows, return_inverse=True)
+            wanted, places = np.unique(rows, return_inverse=True)
+            rows = places.reshape(rows.shape)  # numpy 1 gives them flat
             stored = [mapped.at(wanted)[wanted] for mapped in self._maps]
         else:
             stored = [mapped.at(rows) for mapped in self._maps]

@@ -63,6 +63,16 @@ class TopLogitRows:
         """Whether the labels' logits are stored too."""
         return _LABEL_LOGIT in self._arrays
 
+    def require_label_logits(self) -> None:
+        """Raise `DataError` unless the labels' logits are stored."""
+        if not self.has_label_logits:
+            raise DataError(
+                "has labels, but not their logits",
+                file=self._path,
+                field=_LABEL_LOGIT,
+                remedy="embed again, with the labels",
+            )
+
     def _fault(self, field: str, *, expected: object, found: object) -> DataError:
         return DataError(
             "values that can't be",

@@ -14,12 +14,14 @@ from resmem_cli.artifacts.formats import INDEX, RESIDUALS
 from resmem_cli.artifacts.reader import Artifact, open_artifact
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import UsageError, naming_file
-from resmem_cli.indexes.base import Build, QualityTarget
+from resmem_cli.indexes.approximate import MEASURED_BEFORE
+from resmem_cli.indexes.base import Build
 from resmem_cli.indexes.scale import measure_distance_scale
 from resmem_cli.indexes.space import check_rows
 from resmem_cli.memory_size import DEFAULT_MEMORY, memory_budget
 from resmem_cli.rows import ArrayInMemory
 from resmem_cli.scratch import Scratch
+from resmem_cli.stages.index_quality import quality_summary, recorded_target, shortfall
 from resmem_cli.stages.lineage import check_one_memory
 from resmem_cli.stages.memory_change import MemoryChange
 from resmem_cli.stages.residualize import ResidualizeConfig, append_residuals, declare_residuals
@@ -67,10 +69,10 @@ def update(
     Nothing of the removed rows is in the new files. Index and residuals may be updated together or one
     by one; they belong together again after the same update.
 
-    Both outputs are written and checked before either is renamed into place. A process that is killed
-    between the two renames leaves one new and one old file, each whole: as a pair they are refused, and
-    the same update run again mends them, for its inputs are as they were. (Without `clobber` the new one
-    is to be removed first.)
+    Both outputs are written and checked before either is renamed into place. If the process is killed, or
+    the file system fails, between the two renames, one file is new and one is old, each whole: as a pair
+    they are refused, and the same update run again mends them, for its inputs are as they were. (Without
+    `clobber` the new one is to be removed first.)
 
     Parameters
     ----------
@@ -95,7 +97,7 @@ def update(
         If there is nothing to update, or nothing to do.
     MissingInputError, DataError, OutputError
         As the message says, among them an id that names no row, all rows removed, and new rows of
-        another network; nothing is written then.
+        another network; nothing is written then, unless it is the second rename that fails.
     """
     config = config or UpdateConfig()
     paths = {"index": index, "residuals": residuals}
@@ -147,13 +149,15 @@ def _write_index(
         seed=seed,
         memory=config.memory,
         scratch=scratch,
-        quality=_quality_target(old),
+        quality=recorded_target(old, change.n_after),
         progress=progress,
     )
     before = load_index(old)
     vectors = ArrayInMemory(_vectors(old, change, scratch, progress))
     with naming_file(old.path):
         built, notices = before.updated(vectors, change.kept, build=build)
+    if MEASURED_BEFORE not in notices:
+        notices = (*notices, *shortfall(built, build.quality))
     scale = measure_distance_scale(built, seed=seed, progress=progress)
     writer.set_parameters(distance_scale=scale)
     write_index(writer, built, progress)
@@ -162,6 +166,7 @@ def _write_index(
         "metric": str(built.metric),
         "distance_scale": scale["median"],
         "default_sigma": SIGMA_PER_SCALE * scale["median"],
+        **quality_summary(built),
     }, notices
 
 
@@ -186,14 +191,6 @@ def _vectors(old: Artifact, change: MemoryChange, scratch: Scratch, progress: Pr
                 check_rows(rows, Metric(old.parameters["metric"]), first=block.start)
             vectors[end + block.start : end + block.stop] = rows
     return vectors
-
-
-def _quality_target(old: Artifact) -> QualityTarget | None:
-    """Find what the index's search was tuned to, to tune it to again where it is built anew."""
-    if not isinstance(old.parameters.get("quality"), dict):
-        return None
-    recall, k, queries = (old.number("quality", key) for key in ("target_recall", "k", "held_out"))
-    return QualityTarget(recall=recall, k=int(k), queries=int(queries))
 
 
 def _write_residuals(

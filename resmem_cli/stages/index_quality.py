@@ -1,0 +1,63 @@
+"""The quality an index is tuned to: how it is asked for, recorded in the artifact, and told to the user."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from resmem_cli.artifacts.reader import Artifact
+from resmem_cli.indexes.approximate import ApproximateIndex
+from resmem_cli.indexes.base import Index, QualityTarget
+
+# What finding the true neighbours of the held-out rows may cost, in floating point operations.
+_TRUTH_FLOPS = 1 << 45
+_LEAST_QUERIES = 20
+
+
+def quality_target(n: int, d: int, *, recall: float, k: int) -> QualityTarget:
+    """Choose how many rows to hold out of n rows of d dimensions, for a recall at k."""
+    queries = max(_LEAST_QUERIES, min(QualityTarget.queries, _TRUTH_FLOPS // (2 * n * d)))
+    return QualityTarget(recall=recall, k=k, queries=queries)
+
+
+def quality_record(index: Index, target: QualityTarget | None) -> dict[str, Any] | None:
+    """Say in the artifact what the index's search was tuned to; None if its quality was not measured."""
+    if not isinstance(index, ApproximateIndex) or target is None or not index.curve:
+        return None
+    return {"target_recall": target.recall, "k": target.k}
+
+
+def recorded_target(index_file: Artifact, n: int) -> QualityTarget | None:
+    """Find what an index's search was tuned to, to tune one of n rows to it again.
+
+    Raises
+    ------
+    DataError
+        If the record holds no numbers.
+    """
+    if not isinstance(index_file.parameters.get("quality"), dict):
+        return None
+    recall, k = (index_file.number("quality", key) for key in ("target_recall", "k"))
+    return quality_target(n, index_file.dimensions["d"], recall=recall, k=int(k))
+
+
+def quality_summary(index: Index) -> dict[str, Any]:
+    """Give how hard an approximate index searches, and what recall was measured for that."""
+    if not isinstance(index, ApproximateIndex):
+        return {}
+    summary: dict[str, Any] = {index.probe_name: index.effort.probe, "rerank": index.effort.rerank}
+    chosen = next((point for point in index.curve if point.effort == index.effort), None)
+    if chosen is not None:
+        summary["recall"] = chosen.recall
+        summary["recall_at"] = index.measured_k
+        summary["microseconds_a_query"] = chosen.microseconds
+    return summary
+
+
+def shortfall(index: Index, target: QualityTarget | None) -> tuple[str, ...]:
+    """Say so if an index that was just measured does not reach the recall asked for."""
+    if not isinstance(index, ApproximateIndex) or target is None or not index.curve:
+        return ()
+    best = max(point.recall for point in index.curve)
+    if best >= target.recall:
+        return ()
+    return (f"recall {target.recall} was not reached; the best measured is {best:.4f}",)
