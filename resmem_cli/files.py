@@ -29,6 +29,13 @@ def require_file(path: Path) -> None:
         raise MissingInputError(f"can't be read: {reason}", file=path) from error
 
 
+def read_stream(path: Path) -> bytes:
+    """Read all of a file, or of a pipe such as the shell's ``<(command)``; raises as `require_file`."""
+    if not path.is_fifo():
+        require_file(path)
+    return path.read_bytes()
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, read in blocks; raises as `require_file`."""
     require_file(path)

@@ -48,7 +48,7 @@ def parse_memory(text: str) -> int:
     size = 0
     if match:
         number, unit = match.groups()
-        size = int(float(number) * 1024 ** (_UNITS.index(unit) + 1 if unit else 0))
+        size = int(min(float(number), 2.0**62) * 1024 ** (_UNITS.index(unit) + 1 if unit else 0))
     if not 1 <= size < 1 << 62:
         raise UsageError("no size of memory", expected="a size such as 500M or 8G", found=repr(text))
     return size

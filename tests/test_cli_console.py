@@ -21,7 +21,11 @@ def test_a_share_that_is_proved_is_never_rounded_up(share: float, shown: str) ->
         ("gain", 0.0303, "+3.03 points"),
         ("rows", 50_000, "50,000"),
         ("sigma", 0.70674, "0.70674"),
-        ("answered_by", {"all columns": 10_000, "scan": 0}, "all columns: 10,000, scan: 0"),
+        (
+            "answered_by",
+            {"all columns": 10_000, "scan": 0},
+            "all columns: 10,000 (100.00 %); scan: 0 (0.00 %)",
+        ),
     ],
 )
 def test_a_figure_is_written_in_the_unit_its_name_stands_for(name: str, value: object, shown: str) -> None:

@@ -97,7 +97,8 @@ def test_after_a_kill_the_rest_is_embedded_and_the_bytes_are_the_same(
     assert not (folder / "out.h5").exists()
     done = resmem_process(*COMMAND[3:], "--resume", "--json", cwd=folder)
     assert done.status == 0, done.stderr
-    assert done.result["resumed_from_row"] >= (blocks - 1) * 64
+    # The last block may not have been noted yet, and then there is none of a first one.
+    assert (done.result["resumed_from_row"] or 0) >= (blocks - 1) * 64
     assert (folder / "out.h5").read_bytes() == made[1]
     assert left_over(folder) == []
 

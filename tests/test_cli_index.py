@@ -110,3 +110,43 @@ def test_a_memory_of_hardly_any_rows_can_be_used_with_a_sigma(
     assert refused.status == 2
     assert "--sigma" in refused.stderr
     assert resmem("predict", "a.npz", *memory, "--sigma", "1", cwd=tmp_path).status == 0
+
+
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--kind", "ivf", "--lists", "0"], "lists of ivf out of range (expected 1 to 300, found 0)"),
+        (["--kind", "hnsw", "--links", "0"], "links of hnsw out of range"),
+        (["--kind", "ivf-pq", "--subquantizers", "7"], "does not divide the dimension 8"),
+        (["--kind", "ivf-rabitq", "--bits", "99"], "bits of ivf-rabitq out of range"),
+        (["--axes", "99"], "axes out of range"),
+        (["--factory", "nonsense"], "could not parse"),
+        (["--kind", "factory"], "no factory string"),
+        (["--lists", "3"], "--lists is not for an index of kind exact, which suits so many rows"),
+        (["--kind", "ivf", "--factory", "IVF4,Flat"], "leave it out, or give --kind factory"),
+        (["--kind", "hnsw", "--storage", "float16"], "leave it out, or give --kind ivf"),
+    ],
+)
+def test_parameters_that_can_not_be_are_refused_before_anything_is_promised(
+    options: list[str], words: str, dry: list[str], tmp_path: Path, pipeline: Pipeline, resmem: Resmem
+) -> None:
+    done = resmem("index", pipeline.train, *options, *dry, "-o", tmp_path / "i.h5")
+    assert done.status == 2
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_table_of_the_curve_has_the_setting_that_was_chosen(tmp_path: Path, resmem: Resmem) -> None:
+    np.save(tmp_path / "e.npy", np.random.default_rng(0).normal(size=(3000, 8)))
+    options = ["--kind", "ivf", "--recall", "1"]
+    done = resmem("index", tmp_path / "e.npy", *options, "-o", tmp_path / "i.h5")
+    fields, table = done.stdout.split("nprobe ", 2)[-2:]
+    rows = [line.split() for line in table.splitlines()[2:]]
+    chosen = [
+        fields.split()[0],
+        dict(line.split("  ", 1) for line in fields.splitlines()[1:])["rerank"].strip(),
+    ]
+    assert chosen in [row[:2] for row in rows]

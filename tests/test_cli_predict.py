@@ -191,3 +191,26 @@ def test_large_files_have_the_same_bytes_for_any_size_of_block(tmp_path: Path, r
         options = ["--block-rows", block_rows, "-o", f"{block_rows}.h5"]
         assert resmem("predict", "a.npz", *memory, *options, cwd=tmp_path).status == 0
     assert (tmp_path / "997.h5").read_bytes() == (tmp_path / "9000.h5").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--recall", "0.9", "--nprobe", "2"], "--recall chooses nprobe; give one of them"),
+        (["--recall", "1.5"], "--recall out of range (expected above 0, at most 1, found 1.5)"),
+        (["--recall", "nan"], "--recall out of range"),
+        (["--recall", "0"], "--recall out of range"),
+        (["--recall", "0.9"], "the recall of this index was not measured; set its nprobe by hand"),
+        (["--device", "cpu"], "--device is for --backend torch"),
+    ],
+)
+def test_ways_to_search_that_do_not_go_together_are_refused(
+    options: list[str], words: str, tmp_path: Path, pipeline: Pipeline, resmem: Resmem
+) -> None:
+    index = tmp_path / "ivf.h5"
+    assert resmem("index", pipeline.train, "--kind", "ivf", "--no-measure", "-o", index).status == 0
+    files = ["--index", index, "--residuals", pipeline.residuals]
+    done = resmem("predict", pipeline.test, *files, *options, "-o", tmp_path / "p.h5")
+    assert done.status == 2
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -521,6 +521,26 @@ class TestIds:
         assert folder.ids("new")[-2:] == ([910, 911] if own else [10, 11])
 
 
+class TestTheListOfIds:
+    def test_may_come_from_a_pipe(self, folder: Folder, rows: Arrays) -> None:
+        folder.make("old", rows)
+        folder.list_ids([1, 2])
+        assert folder.update("old", "--remove", "ids.txt", to="file").status == 0
+        read, write = os.pipe()
+        os.write(write, (folder.path / "ids.txt").read_bytes())
+        os.close(write)
+        assert folder.update("old", "--remove", f"/dev/fd/{read}", to="pipe").status == 0
+        os.close(read)
+        assert_same(folder.predictions("pipe"), folder.predictions("file"))
+
+    def test_that_is_empty_is_told(self, folder: Folder, rows: Arrays) -> None:
+        folder.make("old", rows)
+        folder.list_ids([])
+        done = folder.update("old", "--remove", "ids.txt")
+        assert done.status == 0
+        assert "ids.txt: names no row, so none is removed" in done.stderr
+
+
 class TestTwoOutputs:
     """Are changed together or not at all."""
 
@@ -607,7 +627,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("content", "words"),
         [
-            (b"3\n240\n", ["ids.txt", "line 2", "found 240", "row number of old.index.h5"]),
+            (b"3\n240\n", ["ids.txt", "line 2", "found 240", "number of a row of old.index.h5"]),
             (b"-1\n", ["line 1", "found -1"]),
             (b"4\n\n\n five\n", ["line 4", "found five"]),
             (b"1.0\n", ["found 1.0"]),

@@ -348,7 +348,7 @@ class TestQuality:
         with pytest.raises(UsageError, match="no measured effort of this index reaches the recall"):
             index.choose_effort(recall=1.1)
         index.curve = ()
-        with pytest.raises(UsageError, match="expected an index whose quality was measured"):
+        with pytest.raises(UsageError, match="the recall of this index was not measured; set its"):
             index.choose_effort(recall=0.5)
 
     def test_an_effort_out_of_range(self, make, clusters):

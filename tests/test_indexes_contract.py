@@ -412,6 +412,18 @@ class TestRefusals:
         with pytest.raises(DataError, match="query 7 holds NaN or infinity; remove or repair it"):
             kind.build(np.eye(3, dtype=np.float32)).search(queries, 1)
 
+    def test_a_query_that_float32_does_not_hold(self, kind):
+        queries = np.ones((10, 3))
+        queries[7, 1] = -1e39
+        with pytest.raises(
+            DataError, match="query 7 holds values beyond float32's range .expected at most 3.4"
+        ):
+            kind.build(np.eye(3, dtype=np.float32)).search(queries, 1)
+        queries[7] = 1e-200
+        index = kind.build(np.eye(3, dtype=np.float32), Metric.COSINE)
+        with pytest.raises(DataError, match="query 7 is all zeros"):
+            index.search(queries, 1)
+
     @pytest.mark.parametrize("shape", [(3,), (5, 2), (5, 4), (5, 3, 1)])
     def test_queries_of_another_dimension(self, kind, shape):
         with pytest.raises(DataError, match=r"another dimension \(expected \(n_queries, 3\), found \("):

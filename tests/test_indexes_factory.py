@@ -68,6 +68,13 @@ def test_any_string_is_built_measured_searched_and_loaded(vectors, factory, capf
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("factory", ["IVF64,PQ4", "OPQ4,IVF64,PQ4", "IVF64,PQ4,RFlat", "LSH", "IVF32,PQ8x6"])
+def test_tables_and_rotations_larger_than_what_is_stored_are_loaded(vectors, factory):
+    index = made(vectors, factory)
+    loaded = FactoryIndex.load(stored(index), index.parameters())
+    assert np.array_equal(loaded.search(vectors, 5).rows, index.search(vectors, 5).rows)
+
+
 def test_a_graph_that_can_not_be_added_to_is_built_twice(vectors):
     index = made(vectors[:300], "NSG8", quality=QualityTarget(k=5, queries=10))
     assert index.probe_name == "efSearch"
@@ -123,13 +130,23 @@ def test_additions_are_added_to_a_copy(vectors):
     assert index.search(vectors[300:], 1).rows.max() < 300
 
 
+@pytest.mark.parametrize("factory", ["ITQ,LSH", "L2norm,Flat"])
+def test_what_faiss_can_not_copy_is_built_anew(vectors, factory):
+    index = made(vectors[:300], factory)
+    grown, notices = index.updated(ArrayInMemory(vectors), np.arange(300))
+    assert notices == (f"the index was built anew: faiss can't copy {factory}",)
+    assert same_engine(grown, made(vectors, factory))
+
+
+def same_engine(one, other):
+    return np.array_equal(stored(one)["engine"].array, stored(other)["engine"].array)
+
+
 def test_removals_build_it_anew_and_say_so(vectors):
     index = made(vectors, "IVF16,SQ8")
     shrunk, notices = index.updated(ArrayInMemory(vectors[100:]), np.arange(100, N))
     assert notices == (BUILT_ANEW,)
-    assert np.array_equal(
-        stored(shrunk)["engine"].array, stored(made(vectors[100:], "IVF16,SQ8"))["engine"].array
-    )
+    assert same_engine(shrunk, made(vectors[100:], "IVF16,SQ8"))
 
 
 class TestStringsThatCanNotBe:
@@ -142,7 +159,10 @@ class TestStringsThatCanNotBe:
             ("PQ8x99", "nbits larger than 24 is not practical"),
             ("BFlat", "could not parse"),
             ("IVF99999999999,Flat", "faiss can't build it"),
-            ("IVF0,Flat", "expected at least 1 list"),
+            *[
+                (text, "expected no number that is zero")
+                for text in ("IVF0,Flat", "RR0,Flat", "RQ0x8", "PQ8x0", "PCAR0,IVF4,Flat", "ZnLattice0x10_6")
+            ],
             ("HNSW1", "expected a graph of at least 2 links"),
             ("HNSW1,Flat", "expected a graph of at least 2 links"),
             ("IVF8_HNSW0,Flat", "expected a graph of at least 2 links"),

@@ -1,5 +1,7 @@
 """The kinds with inverted lists, against faiss's own lists and float64 brute force."""
 
+import tracemalloc
+
 import faiss
 import numpy as np
 import pytest
@@ -114,7 +116,7 @@ class TestEveryCoding:
     def test_a_few_lists_find_most_neighbours(self, kind, parameters):
         vectors, queries = in_clusters(6000), in_clusters(200, seed=1)
         index = kind.build(vectors, parameters=parameters)
-        assert index.effort.probe < index.probes[-1] / 8
+        assert index.effort.probe <= index.probes[-1] / 8
         index.choose_effort(probe=8, rerank=8)
         assert recall(index.search(queries, 10).rows, brute_force(vectors, queries, 10)[0]) > 0.9
 
@@ -553,8 +555,8 @@ class TestClustering:
         assert (np.diff(rows) > 0).all()
         assert (rows % 2 == 1).all()
         assert np.diff(rows).max() < 100
-        few = drawn_sample(vectors, space, 60_000, left_out=left_out, build=Build(memory=1 << 18))
-        assert len(few) < 1 << 14
+        few = drawn_sample(vectors, space, 400, left_out=left_out, build=Build(memory=1 << 14))
+        assert 450 < len(few) < 570
 
     @pytest.mark.parametrize("spread", [0, 1e-6, 1])
     def test_the_nearest_centres_are_brute_forces_in_any_batch(self, spread):
@@ -598,3 +600,30 @@ class TestRotation:
         np.testing.assert_allclose(
             np.linalg.norm(space.searched(rows), axis=1), np.linalg.norm(rows, axis=1), rtol=1e-5
         )
+
+
+def test_learning_centres_takes_little_more_than_the_sample():
+    sample = np.random.default_rng(0).normal(size=(1 << 17, 32)).astype(np.float32)
+    learnt_centres(sample[:4096].copy(), 8, seed=0)  # what is loaded once counts for nothing
+    tracemalloc.start()
+    learnt_centres(sample, 16, seed=0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.5 * sample.nbytes
+
+
+@pytest.mark.parametrize(("n_lists", "rows"), [(10, 1024), (300, 1024), (4000, 4000)])
+def test_a_sample_is_a_quarter_of_the_memory_at_most_unless_the_lists_need_more(n_lists, rows):
+    vectors = ArrayInMemory(np.zeros((5000, 1024), np.float16))
+    build = Build(memory=16 << 20)
+    space = Space(Metric.EUCLIDEAN, np.zeros(1024))
+    sample = drawn_sample(vectors, space, n_lists, left_out=np.empty(0, np.int64), build=build)
+    assert len(sample) == rows
+
+
+def test_the_curve_of_a_file_is_there_whole_or_not_at_all():
+    index = IVFIndex.build(in_clusters(), build=Build(quality=QualityTarget(k=3)))
+    arrays = stored(index)
+    del arrays["curve/rerank"]
+    with pytest.raises(DataError, match="curve/rerank: is missing"):
+        loaded(IVFIndex, arrays, index.parameters())

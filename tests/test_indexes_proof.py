@@ -413,3 +413,20 @@ class TestCosine:
         vectors = np.array([[1, 0], [1, 1e-10]], np.float32)
         found = true_distances(vectors[:1], np.array([[1]]), vectors=vectors, metric=Metric.COSINE)
         assert found[0, 0] == pytest.approx(0.5e-20)
+
+
+@pytest.mark.parametrize("metric", Metric)
+def test_many_candidates_of_one_query_are_compared_in_parts_with_the_same_bits(metric, monkeypatch):
+    rng = np.random.default_rng(0)
+    vectors, queries = rng.normal(size=(500, 20)).astype(np.float32), rng.normal(size=(3, 20))
+    rows = rng.integers(-1, 500, size=(3, 700))
+    whole = true_distances(queries, rows, vectors=vectors, metric=metric)
+    for elements in (1, 60, 20 * 699):
+        monkeypatch.setattr("resmem_cli.indexes.distances._BLOCK_ELEMENTS", elements)
+        assert np.array_equal(true_distances(queries, rows, vectors=vectors, metric=metric), whole)
+
+
+def test_rows_as_large_as_float32_holds_give_no_warning():
+    vectors = (np.random.default_rng(0).normal(size=(150, 130)) * 3e37).astype(np.float32)
+    index = ExactIndex.build(vectors, parameters={"axes": 1})
+    assert index.search(vectors[:2], 5).rows[:, 0].tolist() == [0, 1]

@@ -27,7 +27,24 @@ def test_sizes(text, size):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "G", "8X", "8GG", "8iB", "-8G", "+8G", "1e3", "8,5G", "0", "0.5", "nan", "٣G", "9999999999T"]
+    "text",
+    [
+        "",
+        "G",
+        "8X",
+        "8GG",
+        "8iB",
+        "-8G",
+        "+8G",
+        "1e3",
+        "8,5G",
+        "0",
+        "0.5",
+        "nan",
+        "٣G",
+        "9999999999T",
+        "9" * 400,
+    ],
 )
 def test_what_is_no_size(text):
     with pytest.raises(UsageError, match=r"no size of memory \(expected a size such as 500M or 8G, found '"):

@@ -88,6 +88,10 @@ def emit_fields(fields: Mapping[str, Any]) -> None:
 
 def show_value(name: str, value: Any) -> str:
     """Write a figure in the unit its name stands for: accuracies and shares in percent, gains in points."""
+    if name == "answered_by":
+        total = max(1, sum(value.values()))
+        steps = (f"{step}: {count:,} ({100 * count / total:.2f} %)" for step, count in value.items())
+        return "; ".join(steps)
     if isinstance(value, Mapping):
         return ", ".join(
             f"{key}: {show_value(key, inner)}" for key, inner in value.items() if inner is not None

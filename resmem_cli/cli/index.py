@@ -139,13 +139,14 @@ def _estimates(plan: Mapping[str, Any]) -> dict[str, Any]:
     from resmem_cli.memory_size import memory_text
 
     query = time_text(plan["query_seconds"])
+    duration = "" if plan["build_seconds"] is None else f"{time_text(plan['build_seconds'])}, "
     return {
         "kind": plan["kind"],
         "parameters": plan["parameters"] or None,
         "rows": plan["rows"],
         "dimensions": plan["dimensions"],
         "reason": plan["reason"],
-        "build": f"about {time_text(plan['build_seconds'])}, {memory_text(plan['build_bytes'])} of memory",
+        "build": f"about {duration}{memory_text(plan['build_bytes'])} of memory",
         "disk": f"about {memory_text(plan['disk_bytes'])}",
         "search": f"about {query} a query, reads {memory_text(plan['search_bytes'])}",
         "recall": None if plan["recall"] is None else recall_text(plan["recall"]),
@@ -170,15 +171,17 @@ def _report(result: StageResult, *, as_json: bool, quiet: bool) -> None:
             f"{point['compared']:,.0f}",
             f"{point['microseconds']:,.0f}",
         )
-        for point in _worth_it(curve)
+        for point in _worth_it(curve, (fields[setting], fields["rerank"]), setting)
     ]
     console.emit_table((setting, "rerank", "recall", "compared", "µs a query"), rows)
 
 
-def _worth_it(curve: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """Leave out the settings that find hardly more than a cheaper one; --json has them all."""
+def _worth_it(
+    curve: list[Mapping[str, Any]], chosen: tuple[int, int], setting: str
+) -> Iterator[Mapping[str, Any]]:
+    """Leave out the settings that find hardly more than a cheaper one, but not the one chosen."""
     best = 0.0
     for point in curve:
-        if point["recall"] >= best + _SMALLEST_GAIN:
-            best = point["recall"]
+        if point["recall"] >= best + _SMALLEST_GAIN or (point[setting], point["rerank"]) == chosen:
+            best = max(best, point["recall"])
             yield point

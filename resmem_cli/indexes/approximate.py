@@ -246,10 +246,7 @@ class ApproximateIndex(Index):
     def grown(self, vectors: RandomRows, *, build: Build) -> tuple[Self, tuple[str, ...]]:
         """Make the index of this memory's rows and those that come after them in `vectors`.
 
-        Returns
-        -------
-        index, notices
-            As `updated` gives them.
+        Gives index and notices, as `updated` does.
         """
 
     @abstractmethod
@@ -302,12 +299,16 @@ class ApproximateIndex(Index):
         """
         reached = [point for point in self.curve if point.recall >= recall]
         if not reached:
-            best = max((point.recall for point in self.curve), default=None)
+            if not self.curve:
+                raise UsageError(
+                    "the recall of this index was not measured",
+                    remedy=f"set its {self.probe_name} by hand, or build it with its recall measured",
+                )
             raise UsageError(
                 "no measured effort of this index reaches the recall",
-                expected="an index whose quality was measured" if best is None else f"at most {best:.4f}",
+                expected=f"at most {max(point.recall for point in self.curve):.4f}",
                 found=recall,
-                remedy="build the index with finer codes, or ask for less",
+                remedy=f"ask for less, set its {self.probe_name} by hand, or build it with finer codes",
             )
         vector_bytes = self.vectors.dtype.itemsize * self.shape[1] * _RANDOM_READ
 
@@ -343,4 +344,6 @@ def _damaged(field: str, problem: str) -> DataError:
 
 
 def _whole(datasets: Mapping[str, RandomRows], name: str) -> NDArray[Any]:
+    if name not in datasets:
+        raise _damaged(name, "is missing")
     return datasets[name].read(0, datasets[name].shape[0])

@@ -106,6 +106,8 @@ class Index(ABC):
         Its name.
     exact : bool
         Whether every answer is proved to be the k nearest rows.
+    parameter_names : tuple of str
+        What `build` takes as parameters.
     space : Space
         Metric, mean and axes of the searched rows.
     vectors : RandomRows
@@ -114,8 +116,20 @@ class Index(ABC):
 
     kind: ClassVar[str]
     exact: ClassVar[bool] = False
+    parameter_names: ClassVar[tuple[str, ...]]
     space: Space
     vectors: RandomRows
+
+    @classmethod
+    @abstractmethod
+    def check_parameters(cls, parameters: Mapping[str, Any], *, n: int, d: int) -> None:
+        """Check the parameters given to `build` for n rows of d dimensions.
+
+        Raises
+        ------
+        UsageError
+            If one is unknown or out of range.
+        """
 
     @classmethod
     @abstractmethod

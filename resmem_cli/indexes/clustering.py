@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import faiss
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +27,7 @@ _CENTRE_ROWS = 64  # of the sample, for each centre
 _WORD_ROWS = 256  # for each code word
 _LEAST_SAMPLE = 1 << 14
 _SAMPLE_SHARE = 4  # the sample takes one part in so many of the memory
-_BLOCK_ROWS = 1 << 14
+_BLOCK_ROWS, _BLOCK_ELEMENTS = 1 << 14, 1 << 22
 _LARGEST = np.finfo(np.float32).max
 _EXTRA_CENTRES = 4  # fetched besides those wanted; more can seldom tie by rounding
 
@@ -60,16 +62,21 @@ def drawn_sample(
         As they are searched, in the order of the rows.
     """
     n = vectors.shape[0]
-    allowed = max(_LEAST_SAMPLE, build.memory // _SAMPLE_SHARE // (4 * space.dimension))
+    allowed = max(n_lists, CODE_WORDS, build.memory // _SAMPLE_SHARE // (4 * space.dimension))
     count = max(1, min(n, allowed, max(_LEAST_SAMPLE, _CENTRE_ROWS * n_lists)))
     edges = np.arange(count + 1) * n // count
     rows = np.random.default_rng(build.seed).integers(edges[:-1], edges[1:])
     rows = rows[~np.isin(rows, left_out)]
     sample = np.empty((len(rows), space.dimension), np.float32)
-    for block in build.progress(row_blocks(len(rows), _BLOCK_ROWS), "sampling rows"):
+    for block in build.progress(sample_blocks(sample), "sampling rows"):
         some = rows[block]
         sample[block] = space.searched(vectors.at(some)[some])
     return sample
+
+
+def sample_blocks(sample: NDArray[np.float32]) -> Sequence[slice]:
+    """Cut (m, d) rows into blocks of up to 2²² numbers: always the same, so that their sums are."""
+    return row_blocks(len(sample), max(1, min(_BLOCK_ROWS, _BLOCK_ELEMENTS // sample.shape[1])))
 
 
 def learnt_centres(
@@ -98,18 +105,20 @@ def learnt_centres(
     exponent = _scale_down(sample)
     first = np.random.default_rng(seed).choice(len(sample), size=count, replace=False)
     centres = np.unique(sample[first], axis=0)
-    lists = np.empty(len(sample), np.int64)
-    blocks = row_blocks(len(sample), _BLOCK_ROWS)
+    blocks = sample_blocks(sample)
     for part in progress(row_blocks(_ITERATIONS * len(blocks), 1), "learning centres"):
         block = blocks[part.start % len(blocks)]
         if block.start == 0:
             nearest = Centres(centres)
-        lists[block] = nearest.assign(sample[block])
+            sums, sizes = np.zeros(centres.shape), np.zeros(len(centres), np.int64)
+        lists = nearest.assign(sample[block])
+        order = np.argsort(lists, kind="stable")
+        some, starts, counts = np.unique(lists[order], return_index=True, return_counts=True)
+        sums[some] += np.add.reduceat(sample[block][order], starts, axis=0, dtype=np.float64)
+        sizes[some] += counts
         if block.stop == len(sample):
-            order = np.argsort(lists, kind="stable")
-            _, starts, sizes = np.unique(lists[order], return_index=True, return_counts=True)
-            sums = np.add.reduceat(sample[order], starts, axis=0, dtype=np.float64)
-            centres = (sums / sizes[:, None]).astype(np.float32)
+            filled = sizes > 0
+            centres = (sums[filled] / sizes[filled, None]).astype(np.float32)
     np.ldexp(sample, exponent, out=sample)
     return _scaled_up(centres[_near_together(centres)], exponent)
 

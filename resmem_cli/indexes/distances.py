@@ -49,14 +49,16 @@ def true_distances(
     memory = as_rows(vectors).at(rows)
     distances = np.empty((n_queries, m), np.float64)
     step = max(1, _BLOCK_ELEMENTS // max(1, m * memory.shape[1]))
+    columns = row_blocks(m, max(1, _BLOCK_ELEMENTS // memory.shape[1]))
     points = directions(queries) if metric == Metric.COSINE else queries.astype(np.float64)
 
     def compare(block: slice) -> None:
-        # Four times faster than memory[rows] for short rows.
-        found = memory.take(rows[block], axis=0)
-        differences = directions(found) if metric == Metric.COSINE else found.astype(np.float64)
-        differences -= points[block, None, :]
-        distances[block] = sum_squares(differences)
+        for part in columns:
+            # Four times faster than memory[rows] for short rows.
+            found = memory.take(rows[block, part], axis=0)
+            differences = directions(found) if metric == Metric.COSINE else found.astype(np.float64)
+            differences -= points[block, None, :]
+            distances[block, part] = sum_squares(differences)
 
     for_each_block(compare, row_blocks(n_queries, step))
     if metric == Metric.COSINE:

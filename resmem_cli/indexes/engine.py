@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resmem_cli.errors import DataError, UsageError
-from resmem_cli.rows import RandomRows
+from resmem_cli.rows import ArrayInMemory, RandomRows
 
 _CRASHING = re.compile(r"(HNSW|NSG)[01](?!\d)")  # faiss 1.15.1 divides by the logarithm of the links
+_ZERO = re.compile(r"(?<!\d)0+(?!\d)")  # faiss crashes on many a count of zero
 _MOST_PARTS = 32  # indexes, transforms and lists inside each other; factory strings make up to about ten
 _LOOPS = 1 << 16  # lists, chains and splits that any index may have, however few its rows
+_ROTATION_BYTES, _ROOM = 16, 1 << 20
 _OWN_FILES = (b"ilod",)  # inverted lists in another file, whose path the bytes name
 _REASON = re.compile(r"(?:.*failed: |.*?\.cpp:\d+: )", re.DOTALL)
 
@@ -35,16 +37,14 @@ def from_factory(d: int, text: str) -> Any:
         )
     if _CRASHING.search(text):
         raise UsageError("--factory can't be built", expected="a graph of at least 2 links", found=text)
+    if _ZERO.search(text):
+        raise UsageError("--factory can't be built", expected="no number that is zero", found=text)
     if "IDMap" in text:
         raise UsageError(
             "--factory can't be built", expected="no IDMap: rows are numbered by the memory", found=text
         )
     with faiss_errors(text):
-        index = faiss.index_factory(d, text, faiss.METRIC_L2)
-    lists = faiss.try_extract_index_ivf(index)
-    if lists is not None and lists.nlist < 1:
-        raise UsageError("--factory can't be built", expected="at least 1 list", found=text)
-    return index
+        return faiss.index_factory(d, text, faiss.METRIC_L2)
 
 
 @contextmanager
@@ -76,7 +76,8 @@ def read_engine(stored: RandomRows, *, n: int, d: int) -> Any:
         If they are no such index.
     """
     limits = {
-        "deserialization_vector_byte_limit": stored.shape[0] + 1,
+        # faiss also holds random rotations to it, before it reads them.
+        "deserialization_vector_byte_limit": stored.shape[0] + _ROTATION_BYTES * d * d + _ROOM,
         "deserialization_loop_limit": max(n + 1, _LOOPS),
     }
     before = {name: getattr(faiss, f"get_{name}")() for name in limits}
@@ -84,7 +85,8 @@ def read_engine(stored: RandomRows, *, n: int, d: int) -> Any:
     try:
         for name, value in limits.items():
             getattr(faiss, f"set_{name}")(value)
-        index = faiss.read_index(faiss.PyCallbackIOReader(reader.read))
+        # Tables of products may be larger than what is stored; they are made below, where faiss limits them.
+        index = faiss.read_index(faiss.PyCallbackIOReader(reader.read), faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE)
     except (RuntimeError, MemoryError) as error:
         raise _damaged("is no faiss index this tool can load") from error
     finally:
@@ -96,7 +98,26 @@ def read_engine(stored: RandomRows, *, n: int, d: int) -> Any:
         raise _damaged("is an index of other rows", expected=(n, d), found=(index.ntotal, index.d))
     if index.metric_type != faiss.METRIC_L2 or not index.is_trained:
         raise _damaged("is no trained index of Euclidean distances")
+    inner = innermost(index)
+    if isinstance(inner, faiss.IndexIVFPQ) and inner.by_residual:
+        inner.precompute_table()
     return index
+
+
+def check_readable(engine: Any, factory: str, *, d: int) -> None:
+    """Make sure that an index can be read back as it will be written.
+
+    Raises
+    ------
+    UsageError
+        If it can't.
+    """
+    try:
+        read_engine(ArrayInMemory(faiss.serialize_index(engine)), n=engine.ntotal, d=d)
+    except DataError as error:
+        raise UsageError(
+            f"--factory {factory}: faiss can't read back what it would write", found=error.problem
+        ) from error
 
 
 class _WatchedReader:
@@ -121,14 +142,20 @@ class _WatchedReader:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Let faiss use one thread: its transforms and some graphs come out different with more."""
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
+def damaged_engine() -> Iterator[None]:
+    """Take what faiss can't do with an index it loaded as damage of its bytes.
+
+    Raises
+    ------
+    DataError
+        If it raises an error, other than that memory is out.
+    """
     try:
         yield
-    finally:
-        faiss.omp_set_num_threads(before)
+    except RuntimeError as error:
+        if "bad_alloc" in str(error):
+            raise
+        raise _damaged("is an index that faiss can't search") from error
 
 
 class SearchDial:

@@ -55,7 +55,7 @@ class ExactIndex(Index):
     sample : mapping or None
         What axes and candidates were chosen from.
     given : bool
-        Whether the number of axes was given, not chosen.
+        Whether the number of axes or candidates was given, not chosen.
 
     Attributes
     ----------
@@ -69,6 +69,7 @@ class ExactIndex(Index):
     """
 
     exact = True
+    parameter_names = ("axes", "candidates")
 
     def __init__(
         self,
@@ -95,6 +96,11 @@ class ExactIndex(Index):
         self._largest_norm = min(largest_norm, _LARGEST_NORM)
 
     @classmethod
+    def check_parameters(cls, parameters: Mapping[str, Any], *, n: int, d: int) -> None:
+        """Check axes and candidates; see `Index.check_parameters`."""
+        _check(parameters, d)
+
+    @classmethod
     def build(
         cls,
         vectors: NDArray[Any] | RandomRows,
@@ -118,7 +124,8 @@ class ExactIndex(Index):
         axes, candidates = _check(parameters or {}, memory.shape[1])
         space = Space(build.metric, mean_row(memory, build.metric, progress=build.progress))
         n, d = memory.shape
-        plain = cls(memory, space, given=axes is not None)
+        given = axes is not None or candidates is not None
+        plain = cls(memory, space, given=given)
         if axes == 0 or (axes is None and (n < MIN_ROWS or d < MIN_COLUMNS)):
             return plain
         sample = Sample.draw(n, build.seed)
@@ -132,7 +139,7 @@ class ExactIndex(Index):
             return cls(memory, space, largest_norm=plain._largest_norm, sample=choice.sample)
         reduction, fetched = Reduction(choice.axes), candidates or choice.candidates
         reduced = Reduced.make(memory, space, reduction, fetched, build=build)
-        return cls(memory, space, reduced=reduced, sample=choice.sample, given=axes is not None)
+        return cls(memory, space, reduced=reduced, sample=choice.sample, given=given)
 
     @classmethod
     def load(cls, datasets: Mapping[str, RandomRows], parameters: Mapping[str, Any]) -> Self:

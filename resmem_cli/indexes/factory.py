@@ -15,14 +15,16 @@ from resmem_cli.indexes.base import Build, index_kind
 from resmem_cli.indexes.clustering import drawn_sample
 from resmem_cli.indexes.engine import (
     SearchDial,
+    check_readable,
     checked_nodes,
     code_bytes,
+    damaged_engine,
     faiss_errors,
     from_factory,
     innermost,
-    one_thread,
     read_engine,
 )
+from resmem_cli.indexes.openmp import one_faiss_thread
 from resmem_cli.indexes.parameters import checked_permutation
 from resmem_cli.indexes.quality import held_out_rows, tune
 from resmem_cli.indexes.space import Space, mean_row
@@ -65,6 +67,8 @@ class FactoryIndex(ApproximateIndex):
         self._dial = SearchDial(engine)
         self.effort = Effort(min(_DEFAULT_EFFORT, self.probes[-1]), 2)
 
+    parameter_names = ("factory",)
+
     @property
     def probe_name(self) -> str:  # type: ignore[override]
         """``nprobe`` of inverted lists, ``efSearch`` of graphs, or ``probe`` where there is none."""
@@ -74,6 +78,11 @@ class FactoryIndex(ApproximateIndex):
     def queued(self) -> bool:  # type: ignore[override]
         """Whether it is a graph."""
         return self._dial.grows
+
+    @classmethod
+    def check_parameters(cls, parameters: Mapping[str, Any], *, n: int, d: int) -> None:
+        """Have faiss make the empty index; see `Index.check_parameters`."""
+        from_factory(d, _factory_string(parameters))
 
     @classmethod
     def build(
@@ -101,20 +110,24 @@ class FactoryIndex(ApproximateIndex):
         n = vectors.shape[0]
         held_out, everything = held_out_rows(n, build), np.arange(n)
         engine = _trained(factory, vectors, space, held_out, build=build)
+        whole: Self | None = None
         if faiss.try_extract_index_ivf(engine) is not None:
             index = cls._filled(engine, vectors, space, everything, factory, build=build)
             tune(index, held_out, build=build, own_present=True)
-            return index
-        again = faiss.clone_index(engine) if _is_filled_once(engine) and len(held_out) else None
-        others = np.setdiff1d(everything, held_out)
-        index = cls._filled(engine, vectors, space, others, factory, build=build)
-        tune(index, held_out, build=build, own_present=False)
-        if again is None:
-            index._add(held_out, progress=build.progress)
-            return index
-        whole = cls._filled(again, vectors, space, everything, factory, build=build)
-        whole.take_effort(index)
-        return whole
+        else:
+            twice = _is_filled_once(engine) and len(held_out)
+            again = _trained(factory, vectors, space, held_out, build=build) if twice else None
+            others = np.setdiff1d(everything, held_out)
+            index = cls._filled(engine, vectors, space, others, factory, build=build)
+            tune(index, held_out, build=build, own_present=False)
+            if again is None:
+                index._add(held_out, progress=build.progress)
+            else:
+                whole = cls._filled(again, vectors, space, everything, factory, build=build)
+                whole.take_effort(index)
+        made = whole or index
+        check_readable(made._engine, factory, d=space.dimension)
+        return made
 
     @classmethod
     def _filled(
@@ -167,7 +180,13 @@ class FactoryIndex(ApproximateIndex):
         if _is_filled_once(self._engine):
             index = type(self).build(vectors, parameters=self.build_parameters(n), build=build)
             return index, (f"the index was built anew: faiss can't add to {self._factory}",)
-        index = type(self)(vectors, self.space, faiss.clone_index(self._engine), self._rows, self._factory)
+        try:
+            engine = faiss.clone_index(self._engine)
+        except RuntimeError:
+            # faiss has no copies of some transforms.
+            index = type(self).build(vectors, parameters=self.build_parameters(n), build=build)
+            return index, (f"the index was built anew: faiss can't copy {self._factory}",)
+        index = type(self)(vectors, self.space, engine, self._rows, self._factory)
         index._add(np.arange(n, vectors.shape[0]), progress=build.progress)
         index.take_effort(self)
         return index, (MEASURED_BEFORE,) if self.curve else ()
@@ -207,7 +226,7 @@ class FactoryIndex(ApproximateIndex):
         self._dial.start_counting()
 
         def search(block: slice) -> None:
-            with one_thread():
+            with one_faiss_thread(), damaged_engine():
                 for query in range(block.start, block.stop):
                     _, nodes = self._engine.search(searched_queries[query : query + 1], width)
                     there = checked_nodes(nodes[0], n) >= 0
@@ -219,7 +238,7 @@ class FactoryIndex(ApproximateIndex):
     def _add(self, rows: NDArray[np.int64], *, progress: Progress) -> None:
         """Add some of the memory's rows, in blocks that depend on their dimension only."""
         step = max(1, len(rows)) if _is_filled_once(self._engine) else self._block_rows
-        with one_thread(), faiss_errors(self._factory):
+        with one_faiss_thread(), faiss_errors(self._factory):
             for block in progress(row_blocks(len(rows), step), "adding rows"):
                 part = rows[block]
                 self._engine.add(self.space.searched(self.vectors.at(part)[part]))
@@ -257,7 +276,7 @@ def _trained(
         if clustering is not None:
             clustering.min_points_per_centroid = 1  # faiss would print a warning below 39
     sample = drawn_sample(vectors, space, 0 if lists is None else lists.nlist, left_out=held_out, build=build)
-    with one_thread(), faiss_errors(factory):
+    with one_faiss_thread(), faiss_errors(factory):
         engine.train(sample)
     return engine
 

@@ -48,6 +48,7 @@ class HNSWIndex(ApproximateIndex):
         `links` and `ef_construction`.
     """
 
+    parameter_names = ("links", "ef_construction")
     probe_name = "efSearch"
     reranks = (1,)
     queued = True
@@ -66,6 +67,11 @@ class HNSWIndex(ApproximateIndex):
         self._graph = graph
         self._rows = rows
         self._parameters = dict(parameters)
+
+    @classmethod
+    def check_parameters(cls, parameters: Mapping[str, Any], *, n: int, d: int) -> None:
+        """Check links and ef_construction; see `Index.check_parameters`."""
+        chosen_parameters(parameters, _PARAMETERS, kind="hnsw")
 
     @classmethod
     def build(

@@ -13,12 +13,7 @@ from numpy.typing import NDArray
 from resmem_cli.errors import DataError, UsageError
 from resmem_cli.indexes.approximate import MEASURED_BEFORE, ApproximateIndex, Effort
 from resmem_cli.indexes.base import Build
-from resmem_cli.indexes.clustering import (
-    Centres,
-    default_lists,
-    drawn_sample,
-    learnt_centres,
-)
+from resmem_cli.indexes.clustering import Centres, default_lists, drawn_sample, learnt_centres, sample_blocks
 from resmem_cli.indexes.lists import (
     Entries,
     ListLayout,
@@ -27,20 +22,22 @@ from resmem_cli.indexes.lists import (
     checked_layout,
     stored_entries,
 )
+from resmem_cli.indexes.openmp import one_faiss_thread
 from resmem_cli.indexes.parameters import chosen_parameters
 from resmem_cli.indexes.quality import held_out_rows, tune
 from resmem_cli.indexes.space import Space, check_rows, mean_row
 from resmem_cli.rows import ArrayInMemory, RandomRows, as_rows
+from resmem_cli.threads import for_each_block, n_threads
 from resmem_cli.types import row_blocks
 
 LARGEST_VALUE = 2.0**50
 """Of rows and queries, the sums of whose squares are sure to stay within float32's range."""
 
-_SAMPLE_BLOCK_ROWS = 1 << 14
 _MEMORY_SHARE = 4  # a block of rows takes one part in so many of the memory
 _MOST_BLOCK_ROWS = 1 << 18
 _BATCH_ELEMENTS = 1 << 20  # lists or candidates of the queries searched together
-_PROBED_SHARE = 32  # of the lists, where nothing was measured: one in so many
+_LEAST_PROBED, _PROBED_SHARE = 16, 8  # lists, and of the lists one in so many, where nothing was measured
+_FEW_QUERIES = 8  # are not worth the start of a thread
 _OUTGROWN = 4  # times as many lists would be made for the rows that there are now
 
 
@@ -79,7 +76,8 @@ class InvertedIndex(ApproximateIndex):
 
     def __init__(self, vectors: RandomRows, space: Space, settings: Mapping[str, Any]) -> None:
         self.vectors, self.space, self.settings = vectors, space, dict(settings)
-        self.effort = Effort(max(1, settings["lists"] // _PROBED_SHARE), self.default_rerank)
+        lists = settings["lists"]
+        self.effort = Effort(min(lists, max(_LEAST_PROBED, lists // _PROBED_SHARE)), self.default_rerank)
 
     @classmethod
     def chosen_settings(cls, given: Mapping[str, Any] | None, *, n: int, d: int) -> dict[str, Any]:
@@ -91,6 +89,11 @@ class InvertedIndex(ApproximateIndex):
             If one is unknown or out of range.
         """
         return dict(chosen_parameters(given, {"lists": (default_lists(n), 1, n)}, kind=cls.kind))
+
+    @classmethod
+    def check_parameters(cls, parameters: Mapping[str, Any], *, n: int, d: int) -> None:
+        """Check the settings; see `Index.check_parameters`."""
+        cls.chosen_settings(parameters, n=n, d=d)
 
     @classmethod
     def axes(cls, d: int, *, seed: int) -> NDArray[np.float64] | None:
@@ -143,7 +146,7 @@ class InvertedIndex(ApproximateIndex):
         learnt = learnt_centres(sample, settings["lists"], seed=build.seed, progress=build.progress)
         centres = Centres(learnt)
         lists = np.empty(len(sample), np.int64)
-        for block in row_blocks(len(sample), _SAMPLE_BLOCK_ROWS):
+        for block in sample_blocks(sample):
             lists[block] = centres.assign(sample[block])
             sample[block] -= centres.rows[lists[block]]
         # Lists that no row of the sample is in would hardly ever have one.
@@ -258,13 +261,26 @@ class InvertedIndex(ApproximateIndex):
             self._lists.check(lists)
             # Near lists have near numbers: in this order queries share what is in the processor's cache.
             order = np.argsort(lists[:, 0], kind="stable")
-            _, rows[usual[block][order]] = self._engine.search_preassigned(
-                queries[order], count, lists[order], squares[order]
-            )
+            rows[usual[block][order]] = self._scanned(queries[order], count, lists[order], squares[order])
             compared += int(self._layout.sizes[lists].sum())
         if rows.size and (rows.min() < -1 or rows.max() >= n):
             raise _damaged("lists/entries", f"names a row that is not there, of {n:,}")
         return rows, compared / max(1, n_queries)
+
+    def _scanned(
+        self, queries: NDArray[np.float32], count: int, lists: NDArray[np.int64], squares: NDArray[Any]
+    ) -> NDArray[np.int64]:
+        """Scan lists on all cores: faiss shares queries among threads only where it finds the lists too."""
+        rows = np.empty((len(queries), count), np.int64)
+
+        def scan(some: slice) -> None:
+            with one_faiss_thread():
+                parts = (queries[some], count, lists[some], squares[some])
+                _, rows[some] = self._engine.search_preassigned(*parts)
+
+        step = max(_FEW_QUERIES, -(-len(queries) // n_threads()))
+        for_each_block(scan, row_blocks(len(queries), step))
+        return rows
 
     def _new_engine(self) -> Any:
         quantizer = faiss.IndexFlatL2(self.space.dimension)

@@ -31,6 +31,7 @@ class IVFIndex(InvertedIndex):
     The parameter `storage` is ``float16``, or ``float32`` where that does not hold the rows' range.
     """
 
+    parameter_names = ("lists", "storage")
     reranks = (1, 2, 4)
 
     @classmethod

@@ -19,6 +19,15 @@ _COLUMNS = 4  # of one byte, where the user does not say
 _TABLE_BYTES = 1 << 28
 
 
+def default_subquantizers(d: int) -> int:
+    """Choose into how many parts d columns are cut: of at most 4 columns each."""
+    return next(parts for parts in _divisors(d) if parts * _COLUMNS >= d)
+
+
+def _divisors(d: int) -> list[int]:
+    return [parts for parts in range(1, d + 1) if d % parts == 0]
+
+
 @index_kind("ivf-pq")
 class IVFPQIndex(InvertedIndex):
     """Rows minus the centre of their list, cut in parts, each part as the number of its nearest code word.
@@ -26,14 +35,14 @@ class IVFPQIndex(InvertedIndex):
     The parameter `subquantizers`, which divides d, is the number of parts, each of 8 bits.
     """
 
+    parameter_names = ("lists", "subquantizers")
     default_rerank = 4
 
     @classmethod
     def chosen_settings(cls, given: Mapping[str, Any] | None, *, n: int, d: int) -> dict[str, Any]:
         """Take `subquantizers`, and what every kind has."""
-        divisors = [parts for parts in range(1, d + 1) if d % parts == 0]
-        usual = next(parts for parts in divisors if parts * _COLUMNS >= d)
-        known = {"lists": (default_lists(n), 1, n), "subquantizers": (usual, 1, d)}
+        divisors = _divisors(d)
+        known = {"lists": (default_lists(n), 1, n), "subquantizers": (default_subquantizers(d), 1, d)}
         chosen = chosen_parameters(given, known, kind=cls.kind)
         if chosen["subquantizers"] not in divisors:
             raise UsageError(

@@ -56,6 +56,7 @@ class IVFRaBitQIndex(InvertedIndex):
     The parameter `bits`, 1 to 8, is the bits of a coordinate.
     """
 
+    parameter_names = ("lists", "bits")
     default_rerank = 4
     space_type = Rotated
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from resmem_cli.indexes.choice import MIN_COLUMNS
 from resmem_cli.indexes.clustering import default_lists
+from resmem_cli.indexes.ivf_pq import default_subquantizers
 from resmem_cli.indexes.searched import KEPT_BYTES
 from resmem_cli.memory_size import memory_text
 from resmem_cli.threads import n_threads
-from resmem_cli.types import Metric
 
 EXACT_SIZE = 1 << 31
 """Numbers in a memory (rows · dimensions) up to which comparing with all of them is the default."""
@@ -54,8 +54,8 @@ class Plan:
         Memory for the build.
     disk_bytes : float
         Size of the artifact.
-    build_seconds : float
-        Time for the build, with the measurements.
+    build_seconds : float or None
+        Time for the build, with the measurements; None if not known.
     query_seconds : float
         Time a query in a large batch.
     recall : float or None
@@ -71,20 +71,20 @@ class Plan:
     search_bytes: float = 0
     build_bytes: float = 0
     disk_bytes: float = 0
-    build_seconds: float = 0
+    build_seconds: float | None = 0
     query_seconds: float = 0
     recall: float | None = field(default=None)
 
     def sentence(self) -> str:
         """Say what is going to be built, why, and what it will cost."""
         given = ", ".join(f"{name} {value}" for name, value in self.parameters.items())
+        time = "" if self.build_seconds is None else f"{time_text(self.build_seconds)} and "
         found = "" if self.recall is None else f", recall {recall_text(self.recall)}"
         return (
             f"{self.kind}{f' ({given})' if given else ''}: {self.reason} "
-            f"It takes about {time_text(self.build_seconds)} and {memory_text(self.build_bytes)} of "
-            f"memory to build and {memory_text(self.disk_bytes)} of disk; a search reads "
-            f"{memory_text(self.search_bytes)} and takes about {time_text(self.query_seconds)} a "
-            f"query{found}."
+            f"It takes about {time}{memory_text(self.build_bytes)} of memory to build and "
+            f"{memory_text(self.disk_bytes)} of disk; a search reads {memory_text(self.search_bytes)} and "
+            f"takes about {time_text(self.query_seconds)} a query{found}."
         )
 
     def excess(self, memory: int) -> str | None:
@@ -113,7 +113,6 @@ def plan_index(
     d: int,
     *,
     itemsize: int,
-    metric: Metric,
     memory: int,
     kind: str | None = None,
     parameters: Mapping[str, Any] | None = None,
@@ -129,8 +128,6 @@ def plan_index(
         Rows and dimensions.
     itemsize : int
         Bytes of a number of the embeddings.
-    metric : Metric
-        Of the distances.
     memory : int
         Bytes to stay within.
     kind : str, optional
@@ -144,20 +141,29 @@ def plan_index(
         Estimates are for this machine's cores, and good to a factor of 2 or 3.
     """
     given = dict(parameters or {})
-    numbers = f"{n:,} rows of {d:,} dimensions"
+    numbers = f"{n:,} row{'s' if n != 1 else ''} of {d:,} dimensions"
     if kind is not None:
-        return _COSTS.get(kind, _unknown)(
-            Plan(n, d, kind, given, f"as asked, for {numbers}."), itemsize, memory
-        )
+        reason = f"as asked, for {numbers}."
+        return _COSTS.get(kind, _unknown)(Plan(n, d, kind, given, reason), itemsize, memory)
+    kind, reason = _chosen(n, d, memory, numbers, bits=given.get("bits", _DEFAULT_BITS))
+    return _COSTS[kind](Plan(n, d, kind, given, reason), itemsize, memory)
+
+
+def chosen_kind(n: int, d: int, memory: int) -> str:
+    """Give the name of the kind that `plan_index` chooses."""
+    return _chosen(n, d, memory, "", bits=_DEFAULT_BITS)[0]
+
+
+def _chosen(n: int, d: int, memory: int, numbers: str, *, bits: int) -> tuple[str, str]:
+    """Choose a kind, and say why."""
     if n * d <= EXACT_SIZE:
-        reason = f"{numbers} are few enough to find all true neighbours of every query."
-        return _exact(Plan(n, d, "exact", given, reason), itemsize, memory)
+        return "exact", f"{numbers} are few enough to find all true neighbours of every query."
     too_many = f"comparing each query with all {numbers} would take {time_text(_products(2.0 * n * d))}"
     floats = n * (2 * d + _ROW_NUMBER)
-    codes = n * _rabitq_bytes(d, given.get("bits", _DEFAULT_BITS))
+    codes = n * _rabitq_bytes(d, bits)
     if floats <= memory:
         reason = f"{too_many}, so lists of near rows; as float16 their {memory_text(floats)} fit in memory."
-        return _ivf(Plan(n, d, "ivf", given, reason), itemsize, memory)
+        return "ivf", reason
     reason = (
         f"{too_many}, so lists of near rows; as float16 they would be {memory_text(floats)}, more than the "
         f"{memory_text(memory)} of memory"
@@ -166,7 +172,7 @@ def plan_index(
         reason += f", as codes of a few bits a dimension they are {memory_text(codes)}."
     else:
         reason += f", and even their codes are {memory_text(codes)}: they are searched from the disk."
-    return _rabitq(Plan(n, d, "ivf-rabitq", given, reason), itemsize, memory)
+    return "ivf-rabitq", reason
 
 
 def _exact(plan: Plan, itemsize: int, memory: int) -> Plan:
@@ -195,7 +201,7 @@ def _rabitq(plan: Plan, itemsize: int, memory: int) -> Plan:
 
 
 def _pq(plan: Plan, itemsize: int, memory: int) -> Plan:
-    code = plan.parameters.get("subquantizers", max(1, plan.d // 2))
+    code = plan.parameters.get("subquantizers", default_subquantizers(plan.d))
     return _lists(plan, code, itemsize, memory, recall=0.95)
 
 
@@ -210,7 +216,7 @@ def _lists(plan: Plan, code_bytes: float, itemsize: int, memory: int, *, recall:
     return _with_costs(
         plan,
         search_bytes=entries + 4 * lists * d,
-        build_bytes=min(4 * d * (trained + 2 * lists) + min(n * d * itemsize, memory / _COPIED), memory),
+        build_bytes=min(4 * d * (trained + 4 * lists) + min(n * d * itemsize, memory / _COPIED), memory),
         disk_bytes=n * d * itemsize + entries + 4 * lists * d,
         build_seconds=_products(2.0 * lists * d * (_ITERATIONS * trained + n))
         + _products(2.0 * _HELD_OUT * n * d)
@@ -249,7 +255,7 @@ def _unknown(plan: Plan, itemsize: int, memory: int) -> Plan:
         search_bytes=4 * n * d,
         build_bytes=4 * n * d,
         disk_bytes=n * d * (itemsize + 4),
-        build_seconds=_products(2.0 * (_SCALE_QUERIES + _HELD_OUT) * n * d) + 2 * n * d * itemsize / _FILE,
+        build_seconds=None,
         query_seconds=_products(2.0 * n * d),
     )
 
@@ -257,8 +263,8 @@ def _unknown(plan: Plan, itemsize: int, memory: int) -> Plan:
 _COSTS = {"exact": _exact, "ivf": _ivf, "ivf-rabitq": _rabitq, "ivf-pq": _pq, "hnsw": _graph}
 
 
-def _with_costs(plan: Plan, **costs: float) -> Plan:
-    return Plan(plan.n, plan.d, plan.kind, plan.parameters, plan.reason, **costs)
+def _with_costs(plan: Plan, **costs: Any) -> Plan:
+    return replace(plan, **costs)
 
 
 def _rabitq_bytes(d: int, bits: int) -> float:
@@ -284,4 +290,4 @@ def time_text(seconds: float) -> str:
 
 def recall_text(recall: float) -> str:
     """Write the share of the neighbours that a kind usually finds."""
-    return "1" if recall == 1 else f"up to about {recall:.2f}"
+    return "1" if recall == 1 else f"about {recall:.2f}"

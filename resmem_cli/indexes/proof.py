@@ -77,8 +77,9 @@ class Rounding:
         """
         together = 2 * norms + reach * (1 + 1e-6)
         squares = (reach + self.distortion * together) ** 2 * (1 + 1e-9)
-        error = (self.columns + 8) * _UNIT * together**2 * (1 + 1e-4) + _UNDERFLOW
-        return np.where((norms + self.largest_norm) ** 2 < _OVERFLOW, squares + error, np.inf)
+        sizes = together * (1 + self.distortion)
+        error = (self.columns + 8) * _UNIT * sizes**2 * (1 + 1e-4) + _UNDERFLOW
+        return np.where(norms + self.largest_norm < _OVERFLOW**0.5, squares + error, np.inf)
 
 
 @dataclass(frozen=True)
@@ -255,7 +256,8 @@ def scan(
 
     Notes
     -----
-    Squares of distances expanded in float64 are off by at most (d + 16)·2⁻⁵³·(‖q‖ + ‖z‖)²; rows whose
+    Squares of distances expanded in float64, and those of distances that were rounded, are off by at most
+    (d + 16)·2⁻⁵³·(‖q‖ + ‖z‖)² each; rows whose
     square is by more than that above the k-th distance so far are left out, the others are compared by
     differences.
     """
@@ -284,7 +286,7 @@ def _scan(
         others = np.subtract(unscaled(memory.read(block.start, block.stop)), shift, dtype=np.float64)
         norms = squared_norms(others)
         squares = own[:, None] - 2 * (points @ others.T) + norms
-        error = (d + 16) * 2.0**-52 * (own[:, None] + norms)
+        error = (2 * d + 32) * 2.0**-52 * (own[:, None] + norms)
         limit = straight(distances[:, -1], metric) ** 2 * (1 + 1e-9)
         if len(norms) > k:
             np.minimum(limit, np.partition(squares + error, k - 1, axis=1)[:, k - 1], out=limit)

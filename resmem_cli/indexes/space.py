@@ -14,6 +14,7 @@ from resmem_cli.types import Metric, Progress, no_progress, row_blocks
 
 # The mean is summed in blocks of this many rows, so that its bits do not depend on who reads the rows how.
 _MEAN_ROWS = 4096
+_LARGEST, _SMALLEST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).smallest_subnormal)
 _SUM_COLUMNS = 1 << 12  # einsum cuts longer sums at the ends of its buffers, wherever those fall in a row
 
 
@@ -98,7 +99,7 @@ def mean_row(
 
 
 def check_rows(rows: NDArray[Any], metric: Metric, *, first: int = 0, what: str = "row") -> None:
-    """Refuse rows that are not finite and, with cosine, rows that have no direction.
+    """Refuse rows that are not finite in float32 and, with cosine, rows that have no direction.
 
     Raises
     ------
@@ -110,10 +111,20 @@ def check_rows(rows: NDArray[Any], metric: Metric, *, first: int = 0, what: str 
         raise DataError(
             f"{what} {first + int(np.argmin(finite)):,} holds NaN or infinity", remedy="remove or repair it"
         )
+    wide = rows.dtype.itemsize > 4
+    if wide and rows.size:
+        large = (np.abs(rows) > _LARGEST).any(axis=1)
+        if large.any():
+            raise DataError(
+                f"{what} {first + int(np.argmax(large)):,} holds values beyond float32's range",
+                expected=f"at most {_LARGEST:.4g}",
+                remedy="divide all rows by one number",
+            )
     if metric == Metric.COSINE:
-        zero = ~rows.any(axis=1)
+        # Squares of numbers that float32 has not would be lost in float64.
+        zero = ~((np.abs(rows) >= _SMALLEST) if wide else rows).any(axis=1)
         if zero.any():
             raise DataError(
                 f"{what} {first + int(np.argmax(zero)):,} is all zeros and has no direction for cosine",
-                remedy="remove it, or use --metric euclidean",
+                remedy="remove it, or use the euclidean metric",
             )

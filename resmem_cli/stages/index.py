@@ -15,7 +15,7 @@ from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import UsageError, naming_file
 from resmem_cli.indexes.approximate import ApproximateIndex
 from resmem_cli.indexes.base import Build, Index, index_kinds
-from resmem_cli.indexes.plan import Plan, plan_index
+from resmem_cli.indexes.plan import Plan, chosen_kind, plan_index
 from resmem_cli.indexes.scale import measure_distance_scale
 from resmem_cli.indexes.space import check_rows
 from resmem_cli.memory_size import DEFAULT_MEMORY, memory_budget
@@ -30,6 +30,10 @@ from resmem_cli.weights import SIGMA_PER_SCALE
 
 # Vectors that take more of the memory budget than one part in this many lie in a temporary file.
 _MEMORY_SHARE = 16
+
+
+# Of an index's parameters: told elsewhere, or only needed to search.
+_NOT_TOLD = ("metric", "effort", "largest_norm", "given", "entry", "measured_k", "sample")
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ def index(
     clobber : bool
         Whether an existing output may be replaced.
     announce : callable, optional
-        Is given the plan before the rows are read.
+        Is given the plan when the rows are read and found good, and the work starts.
     progress : Progress
         Shows how far the rows have come.
 
@@ -133,10 +137,10 @@ def index(
         ArtifactWriter(output, INDEX, reads=source.files, clobber=clobber) as writer,
     ):
         planned = _plan(source, config)
-        if announce is not None:
-            announce(planned)
         build = _build(source, config, folder=output.absolute().parent, progress=progress)
         vectors = _vectors(source, build)
+        if announce is not None:
+            announce(planned)
         built = index_kinds()[planned.kind].build(vectors, parameters=planned.parameters, build=build)
         scale = measure_distance_scale(built, seed=config.seed, progress=progress)
         writer.add_inputs(source.record("embeddings"))
@@ -165,15 +169,29 @@ def _check(config: IndexConfig) -> None:
 
 
 def _plan(source: EmbeddingSource, config: IndexConfig) -> Plan:
+    _check_parameters(source, config)
     return plan_index(
         source.n,
         source.d,
         itemsize=source.embeddings.dtype.itemsize,
-        metric=config.metric,
         memory=config.memory,
         kind=config.kind,
         parameters=config.parameters,
     )
+
+
+def _check_parameters(source: EmbeddingSource, config: IndexConfig) -> None:
+    kinds = index_kinds()
+    kind = config.kind or chosen_kind(source.n, source.d, config.memory)
+    for name in config.parameters:
+        if name not in kinds[kind].parameter_names:
+            takers = [other for other in kinds if name in kinds[other].parameter_names]
+            raise UsageError(
+                f"--{name.replace('_', '-')} is not for an index of kind {kind}"
+                + ("" if config.kind else ", which suits so many rows and dimensions"),
+                remedy=f"leave it out, or give --kind {' or '.join(takers)}" if takers else None,
+            )
+    kinds[kind].check_parameters(config.parameters, n=source.n, d=source.d)
 
 
 def _build(source: EmbeddingSource, config: IndexConfig, *, folder: Path, progress: Progress) -> Build:
@@ -214,13 +232,13 @@ def _summary(built: Index, scale: Mapping[str, Any]) -> dict[str, Any]:
         "metric": str(built.metric),
         "rows": n,
         "dimensions": d,
-        "search": {
-            name: value for name, value in built.parameters().items() if name not in ("metric", "effort")
-        },
+        "search": {name: value for name, value in built.parameters().items() if name not in _NOT_TOLD},
         "distance_scale": scale["median"],
         "default_sigma": SIGMA_PER_SCALE * scale["median"],
         **quality_summary(built),
     }
+    if "sample" in built.parameters():
+        summary["sample"] = built.parameters()["sample"]
     if isinstance(built, ApproximateIndex) and built.curve:
         summary["curve"] = [
             {

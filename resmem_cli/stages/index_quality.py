@@ -54,10 +54,13 @@ def quality_summary(index: Index) -> dict[str, Any]:
 
 
 def shortfall(index: Index, target: QualityTarget | None) -> tuple[str, ...]:
-    """Say so if an index that was just measured does not reach the recall asked for."""
+    """Say what an index that was just measured lacks of the recall, or the neighbours, asked for."""
     if not isinstance(index, ApproximateIndex) or target is None or not index.curve:
         return ()
+    told = []
+    if index.measured_k < target.k:
+        told.append(f"recall was measured at {index.measured_k:,} neighbours, for there are no {target.k:,}")
     best = max(point.recall for point in index.curve)
-    if best >= target.recall:
-        return ()
-    return (f"recall {target.recall} was not reached; the best measured is {best:.4f}",)
+    if best < target.recall:
+        told.append(f"recall {target.recall} was not reached; the best measured is {best:.4f}")
+    return tuple(told)

@@ -15,7 +15,7 @@ from resmem_cli.artifacts.provenance import InputRecord, canonical_json
 from resmem_cli.artifacts.reader import Artifact
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import DataError
-from resmem_cli.files import file_digest
+from resmem_cli.files import read_stream
 from resmem_cli.stages.lineage import artifact_record, check_network
 from resmem_cli.stages.row_ids import RowIds, row_ids, rows_named
 from resmem_cli.stages.sources import EmbeddingSource
@@ -76,7 +76,8 @@ class MemoryChange:
             If an id names no row, no row stays, or the new rows do not fit the memory.
         """
         ids = row_ids(list(files.values()))
-        removed = np.zeros(len(ids.values), bool) if remove is None else rows_named(remove, ids)
+        content = b"" if remove is None else read_stream(remove)
+        removed = np.zeros(len(ids.values), bool) if remove is None else rows_named(content, remove, ids)
         if removed.all():
             raise DataError(
                 "names all rows of the memory",
@@ -86,7 +87,8 @@ class MemoryChange:
             )
         listed = None
         if remove is not None:
-            listed = InputRecord(role="removed", file=remove.name, format="ids", digest=file_digest(remove))
+            digest = hashlib.sha256(content).hexdigest()
+            listed = InputRecord(role="removed", file=remove.name, format="ids", digest=digest)
         after = ids.without(removed)
         if source is not None:
             for file in files.values():
@@ -99,6 +101,8 @@ class MemoryChange:
             for file in files.values()
             if file.header.version == 1 and len(files) == 1 and "residuals" in files
         ]
+        if remove is not None and not removed.any():
+            notices.append(f"{remove}: names no row, so none is removed")
         return cls(removed, source, after, listed, tuple(notices))
 
     @property

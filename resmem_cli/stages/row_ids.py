@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from resmem_cli.artifacts.reader import Artifact
 from resmem_cli.errors import DataError
-from resmem_cli.files import require_file
 from resmem_cli.stages.sources import EmbeddingSource
 
 _INTEGER = re.compile(rb"\s*[+-]?\d{1,40}\s*")
@@ -132,8 +131,17 @@ def row_ids(files: Sequence[Artifact]) -> RowIds:
     return RowIds(ids, int(file.number("update", "next_id")) if numbered else None, file.path)
 
 
-def rows_named(path: Path, ids: RowIds) -> NDArray[np.bool_]:
-    """Mark the rows whose ids a text file lists, one a line; blank lines and repeated ids change nothing.
+def rows_named(content: bytes, path: Path, ids: RowIds) -> NDArray[np.bool_]:
+    """Mark the rows whose ids a text lists, one a line; blank lines and repeated ids change nothing.
+
+    Parameters
+    ----------
+    content : bytes
+        The text.
+    path : pathlib.Path
+        Where it is from, for messages.
+    ids : RowIds
+        Of all rows.
 
     Returns
     -------
@@ -141,13 +149,10 @@ def rows_named(path: Path, ids: RowIds) -> NDArray[np.bool_]:
 
     Raises
     ------
-    MissingInputError
-        If the file can't be read.
     DataError
         If a line is no id, naming the first such line.
     """
-    require_file(path)
-    lines = path.read_bytes().removeprefix(_BYTE_ORDER_MARK).splitlines()
+    lines = content.removeprefix(_BYTE_ORDER_MARK).splitlines()
     listed = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     wanted, sound = _parsed([line for _, line in listed], ids.values.dtype)
     unknown = ~(sound & np.isin(wanted, ids.values))
@@ -157,7 +162,7 @@ def rows_named(path: Path, ids: RowIds) -> NDArray[np.bool_]:
         raise DataError(
             f"line {number:,} names no row of the memory",
             file=path,
-            expected=f"{'a row number' if numbered else 'an id'} of {ids.file}",
+            expected=f"{'the number of a row' if numbered else 'an id'} of {ids.file}",
             found=_shown(line),
             remedy="remove the line, or correct it",
         )

@@ -52,6 +52,10 @@ def prepare_search(index: Index, config: SearchConfig) -> None:
     """
     if config.backend not in BACKENDS:
         raise UsageError("no such backend", expected=" or ".join(BACKENDS), found=config.backend)
+    if config.device != "auto" and config.backend != "torch":
+        raise UsageError("--device is for --backend torch", remedy="give both, or neither")
+    if config.recall is not None and not 0 < config.recall <= 1:
+        raise UsageError("--recall out of range", expected="above 0, at most 1", found=config.recall)
     by_hand = {"nprobe": config.nprobe, "efSearch": config.ef_search}
     given = {name: value for name, value in by_hand.items() if value is not None}
     if isinstance(index, ApproximateIndex):
@@ -60,6 +64,8 @@ def prepare_search(index: Index, config: SearchConfig) -> None:
             raise UsageError(
                 f"an index of kind {index.kind} has no {wrong[0]}", expected=f"{index.probe_name} or --recall"
             )
+        if given and config.recall is not None:
+            raise UsageError(f"--recall chooses {index.probe_name}", remedy="give one of them")
         if config.backend != "faiss":
             raise UsageError(
                 "--backend torch is for exact search", expected="an index of kind exact", found=index.kind
@@ -90,4 +96,5 @@ def search_summary(index: Index) -> dict[str, Any]:
         index.probe_name: index.effort.probe,
         "rerank": index.effort.rerank,
         "measured_recall": measured.get(index.effort),
+        "measured_at_k": index.measured_k if index.effort in measured else None,
     }
