@@ -422,7 +422,7 @@ def test_many_candidates_of_one_query_are_compared_in_parts_with_the_same_bits(m
     rows = rng.integers(-1, 500, size=(3, 700))
     whole = true_distances(queries, rows, vectors=vectors, metric=metric)
     for elements in (1, 60, 20 * 699):
-        monkeypatch.setattr("resmem_cli.indexes.distances._BLOCK_ELEMENTS", elements)
+        monkeypatch.setattr("resmem_cli.indexes.distances._PART_ELEMENTS", elements)
         assert np.array_equal(true_distances(queries, rows, vectors=vectors, metric=metric), whole)
 
 

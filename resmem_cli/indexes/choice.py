@@ -28,11 +28,12 @@ _AXES = (31, 63, 127, 191, 255, 319, 383, 511)
 _CANDIDATES = (100, 150, 200, 300, 400, 600, 800, 1200, 1600)
 _PAYS = 0.8  # of the work in all columns: less would hardly be noticed
 
-# Work in multiplications of a float32 matrix product; measured with faiss 1.15 on an AMD EPYC, one thread.
+# Work in multiplications of a float32 matrix product; measured with faiss 1.15 on an AMD EPYC, two threads,
+# which share the memory: of that rerankings take more than products do.
 _SELECT_ROW = 30  # looking at one computed distance
 _SELECT_CANDIDATE = 2300  # one that is nearer than the farthest candidate so far
-_RERANK = 12  # a column of a candidate, fetched and compared in float32
-_TRUE = 60  # the same in float64
+_RERANK = 30  # a column of a candidate, fetched and compared in float32
+_TRUE = 80  # the same in float64
 _PROJECT = 2  # a multiplication in float64
 _WITHIN_ROW = 120  # looking at one computed distance where all rows within reach are wanted
 _FEW_QUERIES = 1.5  # comparing a few queries in all columns, against comparing many

@@ -15,6 +15,9 @@ from resmem_cli.threads import for_each_block
 from resmem_cli.types import Metric, row_blocks
 
 _BLOCK_ELEMENTS = 1 << 16  # float64 differences at a time, to stay in the processor's cache
+_PART_ELEMENTS = (
+    1 << 20
+)  # of one query, however many its candidates; threads meet too often over smaller parts
 _ROUGH_ELEMENTS = 1 << 22  # float32 differences that are worth the start of a thread
 _UNIT = 2.0**-24  # half the distance from 1 to the next float32
 _LARGEST = float(np.finfo(np.float32).max)
@@ -49,7 +52,7 @@ def true_distances(
     memory = as_rows(vectors).at(rows)
     distances = np.empty((n_queries, m), np.float64)
     step = max(1, _BLOCK_ELEMENTS // max(1, m * memory.shape[1]))
-    columns = row_blocks(m, max(1, _BLOCK_ELEMENTS // memory.shape[1]))
+    columns = row_blocks(m, max(1, _PART_ELEMENTS // memory.shape[1]))
     points = directions(queries) if metric == Metric.COSINE else queries.astype(np.float64)
 
     def compare(block: slice) -> None:

@@ -201,7 +201,7 @@ def _among(
     rows = np.empty((len(queries), k), np.int64)
     distances = np.empty((len(queries), k), np.float64)
     done = np.zeros(len(queries), bool)
-    for m in sorted({min(k + _FEW_EXTRA, width), min(2 * k + 8 * _FEW_EXTRA, width), width}):
+    for m in sorted({min(m, width) for m in (k + 1, k + _FEW_EXTRA, 2 * k + 8 * _FEW_EXTRA, width)}):
         some = np.flatnonzero((possible <= m) & ~done)
         if not len(some):
             continue
