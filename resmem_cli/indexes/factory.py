@@ -105,29 +105,30 @@ class FactoryIndex(ApproximateIndex):
             `factory`: such as ``IVF1024,SQ8`` or ``OPQ16,IVF256,PQ16``.
         """
         vectors, build = as_rows(vectors), build or Build()
-        factory = _factory_string(parameters)
+        index = cls._measured(vectors, _factory_string(parameters), build)
+        check_readable(index._engine, index._factory, d=index.space.dimension)
+        return index
+
+    @classmethod
+    def _measured(cls, vectors: RandomRows, factory: str, build: Build) -> Self:
         space = Space(build.metric, mean_row(vectors, build.metric, progress=build.progress))
         n = vectors.shape[0]
         held_out, everything = held_out_rows(n, build), np.arange(n)
         engine = _trained(factory, vectors, space, held_out, build=build)
-        whole: Self | None = None
         if faiss.try_extract_index_ivf(engine) is not None:
             index = cls._filled(engine, vectors, space, everything, factory, build=build)
             tune(index, held_out, build=build, own_present=True)
-        else:
-            twice = _is_filled_once(engine) and len(held_out)
-            again = _trained(factory, vectors, space, held_out, build=build) if twice else None
-            others = np.setdiff1d(everything, held_out)
-            index = cls._filled(engine, vectors, space, others, factory, build=build)
-            tune(index, held_out, build=build, own_present=False)
-            if again is None:
-                index._add(held_out, progress=build.progress)
-            else:
-                whole = cls._filled(again, vectors, space, everything, factory, build=build)
-                whole.take_effort(index)
-        made = whole or index
-        check_readable(made._engine, factory, d=space.dimension)
-        return made
+            return index
+        others = np.setdiff1d(everything, held_out)
+        index = cls._filled(engine, vectors, space, others, factory, build=build)
+        tune(index, held_out, build=build, own_present=False)
+        if not len(held_out) or not _is_filled_once(engine):
+            index._add(held_out, progress=build.progress)
+            return index
+        again = _trained(factory, vectors, space, held_out, build=build)
+        whole = cls._filled(again, vectors, space, everything, factory, build=build)
+        whole.take_effort(index)
+        return whole
 
     @classmethod
     def _filled(
@@ -176,16 +177,16 @@ class FactoryIndex(ApproximateIndex):
 
     def grown(self, vectors: RandomRows, *, build: Build) -> tuple[Self, tuple[str, ...]]:
         """Add rows to a copy; where faiss can't add, build anew; see `ApproximateIndex.grown`."""
-        n = self.shape[0]
-        if _is_filled_once(self._engine):
+        n, why = self.shape[0], "add to"
+        engine = None
+        if not _is_filled_once(self._engine):
+            try:
+                engine = faiss.clone_index(self._engine)
+            except RuntimeError:
+                why = "copy"  # some transforms
+        if engine is None:
             index = type(self).build(vectors, parameters=self.build_parameters(n), build=build)
-            return index, (f"the index was built anew: faiss can't add to {self._factory}",)
-        try:
-            engine = faiss.clone_index(self._engine)
-        except RuntimeError:
-            # faiss has no copies of some transforms.
-            index = type(self).build(vectors, parameters=self.build_parameters(n), build=build)
-            return index, (f"the index was built anew: faiss can't copy {self._factory}",)
+            return index, (f"the index was built anew: faiss can't {why} {self._factory}",)
         index = type(self)(vectors, self.space, engine, self._rows, self._factory)
         index._add(np.arange(n, vectors.shape[0]), progress=build.progress)
         index.take_effort(self)
