@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from resmem_cli.errors import DataError, UsageError
-from resmem_cli.indexes import inverted
+from resmem_cli.indexes import list_scanner
 from resmem_cli.indexes.approximate import BUILT_ANEW
 from resmem_cli.indexes.base import Build, QualityTarget
 from resmem_cli.indexes.clustering import Centres, default_lists, drawn_sample, learnt_centres
@@ -27,7 +27,10 @@ CASES = {
     "ivf-rabitq": (IVFRaBitQIndex, {}),
     "ivf-rabitq-1": (IVFRaBitQIndex, {"bits": 1}),
     "ivf-pq": (IVFPQIndex, {}),
-    "ivf-pq-6": (IVFPQIndex, {"subquantizers": 6}),
+    "ivf-pq-12": (IVFPQIndex, {"subquantizers": 12}),
+    "ivf-pq-odd": (IVFPQIndex, {"subquantizers": 3}),
+    "ivf-pq-8": (IVFPQIndex, {"bits": 8}),
+    "ivf-pq-8-6": (IVFPQIndex, {"subquantizers": 6, "bits": 8}),
 }
 every_case = pytest.mark.parametrize(("kind", "parameters"), CASES.values(), ids=CASES)
 every_kind = pytest.mark.parametrize("kind", [IVFIndex, IVFRaBitQIndex, IVFPQIndex])
@@ -115,7 +118,7 @@ class TestEveryCoding:
 
     def test_a_few_lists_find_most_neighbours(self, kind, parameters):
         vectors, queries = in_clusters(6000), in_clusters(200, seed=1)
-        index = kind.build(vectors, parameters=parameters)
+        index = kind.build(vectors, parameters={**parameters, "lists": 128})
         assert index.effort.probe <= index.probes[-1] / 8
         index.choose_effort(probe=8, rerank=8)
         assert recall(index.search(queries, 10).rows, brute_force(vectors, queries, 10)[0]) > 0.9
@@ -129,7 +132,7 @@ class TestEveryCoding:
         whole = index.search(queries, 20)
         thread_count(1)
         parts = [index.search(part, 20) for part in np.split(queries, [1, 2, 9, 50])]
-        monkeypatch.setattr(inverted, "_BATCH_ELEMENTS", 60)
+        monkeypatch.setattr(list_scanner, "MOST_TOGETHER", 60)
         parts.append(index.search(queries[::-1], 20))
         rows = np.concatenate([part.rows for part in parts])
         distances = np.concatenate([part.distances for part in parts])
@@ -314,6 +317,11 @@ class TestRefusals:
         with pytest.raises(UsageError, match="bits of ivf-rabitq out of range .expected 1 to 8"):
             IVFRaBitQIndex.build(in_clusters(), parameters={"bits": bits})
 
+    @pytest.mark.parametrize("bits", [0, 3, 16, "4", True, None])
+    def test_bits_that_no_code_word_has(self, bits):
+        with pytest.raises(UsageError, match="bits of ivf-pq out of range .expected 4 or 8, found "):
+            IVFPQIndex.build(in_clusters(), parameters={"bits": bits})
+
     @pytest.mark.parametrize("parts", [5, 7, 11])
     def test_subquantizers_that_do_not_divide_the_dimension(self, parts):
         with pytest.raises(UsageError, match=f"dimension 12 .expected 1, 2, 3, 4, 6, 12, found {parts}"):
@@ -411,7 +419,7 @@ class TestForgedFiles:
     @pytest.mark.parametrize("row", [-2, -1, N, 1 << 40, -(1 << 62)])
     def test_rows_that_are_not_there_are_never_used(self, built, row):
         kind, arrays, parameters = built
-        layout = ListLayout(arrays["lists/sizes"], loaded(kind, arrays, parameters).code_bytes)
+        layout = loaded(kind, arrays, parameters)._layout
         entries = arrays["lists/entries"].copy()
         every = np.arange(len(layout.sizes))
         places = layout._row_words(every[layout.sizes > 0], np.zeros_like(every[layout.sizes > 0]))
@@ -429,7 +437,7 @@ class TestForgedFiles:
 
     def test_an_update_refuses_lists_that_lack_a_row(self, built):
         kind, arrays, parameters = built
-        layout = ListLayout(arrays["lists/sizes"], loaded(kind, arrays, parameters).code_bytes)
+        layout = loaded(kind, arrays, parameters)._layout
         entries = arrays["lists/entries"].copy()
         largest = np.array([np.argmax(layout.sizes)])
         first, second = (layout._row_words(largest, np.array([slot])) for slot in (0, 1))
@@ -441,7 +449,7 @@ class TestForgedFiles:
     def test_a_codebook_of_another_shape(self):
         index = IVFPQIndex.build(in_clusters())
         arrays = stored(index)
-        for book in (arrays["lists/codebook"][:, :255], arrays["lists/codebook"][..., :2]):
+        for book in (arrays["lists/codebook"][:, :15], arrays["lists/codebook"][..., :1]):
             with pytest.raises(DataError, match="lists/codebook: is not of shape"):
                 loaded(IVFPQIndex, {**arrays, "lists/codebook": book}, index.parameters())
         del arrays["lists/codebook"]
@@ -469,25 +477,35 @@ class TestLists:
         assert self.layout.offsets.tolist() == [0, 104, 104, 416, 520]
         assert (self.layout.n_rows, self.layout.n_bytes) == (28, 520)
 
+    @pytest.mark.parametrize("interleaved", [False, True])
     @pytest.mark.parametrize("code_bytes", [1, 4, 6, 8, 24])
-    @pytest.mark.parametrize("step", [1, 5, 28])
-    def test_what_is_written_is_read(self, code_bytes, step):
+    @pytest.mark.parametrize("step", [1, 5, 28, 90])
+    def test_what_is_written_is_read(self, code_bytes, step, interleaved):
         rng = np.random.default_rng(4)
-        layout = ListLayout(self.layout.sizes, code_bytes)
+        layout = ListLayout(np.array([3, 0, 79, 8]), code_bytes, interleaved=interleaved)
+        n = layout.n_rows
         lists = rng.permutation(np.repeat(np.arange(4), layout.sizes))
-        codes = rng.integers(256, size=(28, code_bytes)).astype(np.uint8)
+        codes = rng.integers(256, size=(n, code_bytes)).astype(np.uint8)
         entries = np.zeros(layout.n_bytes, np.uint8)
         writer = ListWriter(layout, entries)
-        for first in range(0, 28, step):
-            part = slice(first, min(first + step, 28))
-            writer.append(lists[part], np.arange(part.start, part.stop), codes[part])
-        parts = [
-            layout.read(ArrayInMemory(entries), first, min(first + step, 28)) for first in range(0, 28, step)
-        ]
+        blocks = [(first, min(first + step, n)) for first in range(0, n, step)]
+        for start, stop in blocks:
+            writer.append(lists[start:stop], np.arange(start, stop), codes[start:stop])
+        parts = [layout.read(ArrayInMemory(entries), *block) for block in blocks]
         in_order = np.argsort(lists, kind="stable")
         assert np.concatenate([part[0] for part in parts]).tolist() == lists[in_order].tolist()
         assert np.concatenate([part[1] for part in parts]).tolist() == in_order.tolist()
         np.testing.assert_array_equal(np.concatenate([part[2] for part in parts]), codes[in_order])
+
+    def test_interleaved_codes_lie_as_in_lists_of_faiss(self):
+        index = IVFPQIndex.build(in_clusters(), parameters={"lists": 4})
+        engine, _quantizer = faiss_built(index)
+        entries, layout = stored(index)["lists/entries"], index._layout
+        for number, size in enumerate(layout.sizes.tolist()):
+            start, room = int(layout.offsets[number]), int(layout.room[number])
+            assert (engine.invlists.list_size(number), room) == (size, -(-size // 32) * 32)
+            packed = faiss.rev_swig_ptr(engine.invlists.get_codes(number), room * layout.code_bytes)
+            np.testing.assert_array_equal(entries[start : start + len(packed)], packed)
 
     def test_only_lists_visited_are_read_and_each_once(self):
         entries = ReadRows(np.zeros(self.layout.n_bytes, np.uint8))
@@ -522,6 +540,8 @@ class TestClustering:
     def test_default_lists(self):
         assert [default_lists(n) for n in (1, 31, 64, 1000, 50_000, 1_000_000)] == [1, 1, 2, 16, 1024, 4096]
         assert default_lists(10**12) == 1 << 16
+        few = [default_lists(n, per_root=0.5) for n in (1, 64, 1000, 50_000, 1_000_000)]
+        assert few == [1, 2, 16, 128, 512]
 
     @pytest.mark.parametrize(("n", "d", "lists"), [(5000, 5, 37), (3000, 64, 100), (900, 200, 300)])
     def test_centres_have_the_same_bytes_with_any_threads(self, thread_count, n, d, lists, capfd):

@@ -63,10 +63,15 @@ def run(
         StorageType | None, typer.Option(help="ivf: type of the stored codes.", show_default=False)
     ] = None,
     bits: Annotated[
-        int | None, typer.Option(metavar="N", help="ivf-rabitq: bits a dimension.", show_default=False)
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="ivf-rabitq: bits a dimension; ivf-pq: of each part, 4 or 8.",
+            show_default=False,
+        ),
     ] = None,
     subquantizers: Annotated[
-        int | None, typer.Option(metavar="M", help="ivf-pq: bytes of a code.", show_default=False)
+        int | None, typer.Option(metavar="M", help="ivf-pq: parts of a row.", show_default=False)
     ] = None,
     links: Annotated[
         int | None, typer.Option(metavar="M", help="hnsw: links of a node.", show_default=False)

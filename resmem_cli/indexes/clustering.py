@@ -19,12 +19,12 @@ MOST_LISTS = 1 << 16
 """Up to so many, finding the nearest centres by comparing with all of them is best."""
 
 CODE_WORDS = 256
-"""Of each part of a row: its number is one byte."""
+"""The most of each part of a row: its number is up to one byte."""
 
 _LEAST_ROWS = 32  # of a list, on average
 _ITERATIONS = 10
 _CENTRE_ROWS = 64  # of the sample, for each centre
-_WORD_ROWS = 256  # for each code word
+_WORD_ROWS, _LEAST_WORD_ROWS = 256, 1 << 14  # of the sample, for each code word, and for all of them
 _LEAST_SAMPLE = 1 << 14
 _SAMPLE_SHARE = 4  # the sample takes one part in so many of the memory
 _BLOCK_ROWS, _BLOCK_ELEMENTS = 1 << 14, 1 << 22
@@ -32,10 +32,24 @@ _LARGEST = np.finfo(np.float32).max
 _EXTRA_CENTRES = 4  # fetched besides those wanted; more can seldom tie by rounding
 
 
-def default_lists(n: int) -> int:
-    """Choose how many lists n rows are put in: about 4·√n, a power of 2, at least 32 rows in each."""
+def default_lists(n: int, *, per_root: float = 4) -> int:
+    """Choose how many lists n rows are put in.
+
+    Parameters
+    ----------
+    n : int
+        Rows.
+    per_root : float
+        How many for each unit of √n: fewer for codes that are compared faster than lists are prepared.
+
+    Returns
+    -------
+    int
+        A power of 2, such that lists have at least 32 rows on average.
+    """
     most = max(1, n // _LEAST_ROWS)
-    return int(min(2 ** round(np.log2(4 * n**0.5)), 1 << (most.bit_length() - 1), MOST_LISTS))
+    wanted = max(0, round(np.log2(per_root * n**0.5)))
+    return int(min(2**wanted, 1 << (most.bit_length() - 1), MOST_LISTS))
 
 
 def drawn_sample(
@@ -145,7 +159,9 @@ def _near_together(centres: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.concatenate(parts)
 
 
-def learnt_code_words(residuals: NDArray[np.float32], parts: int, *, seed: int) -> NDArray[np.float32]:
+def learnt_code_words(
+    residuals: NDArray[np.float32], parts: int, *, bits: int, seed: int
+) -> NDArray[np.float32]:
     """Find the code words of each part of the columns by k-means.
 
     Parameters
@@ -154,21 +170,24 @@ def learnt_code_words(residuals: NDArray[np.float32], parts: int, *, seed: int) 
         At least 1 row; scaled in place.
     parts : int
         Divides d.
+    bits : int
+        Of the number of a word, up to 8.
     seed : int
         Of the first words.
 
     Returns
     -------
-    (parts, 256, d / parts) float32
+    (parts, 2 ** bits, d / parts) float32
     """
     exponent = _scale_down(residuals)
-    if len(residuals) < CODE_WORDS:
-        residuals = np.resize(residuals, (CODE_WORDS, residuals.shape[1]))
-    quantizer = faiss.ProductQuantizer(residuals.shape[1], parts, 8)
+    n_words = 1 << bits
+    if len(residuals) < n_words:
+        residuals = np.resize(residuals, (n_words, residuals.shape[1]))
+    quantizer = faiss.ProductQuantizer(residuals.shape[1], parts, bits)
     quantizer.cp.seed = seed % (1 << 31)
     quantizer.cp.niter = _ITERATIONS
     quantizer.cp.min_points_per_centroid = 1
-    quantizer.cp.max_points_per_centroid = _WORD_ROWS
+    quantizer.cp.max_points_per_centroid = max(_WORD_ROWS, _LEAST_WORD_ROWS // n_words)
     before = faiss.cvar.distance_compute_blas_threshold
     # Matrix products, whose bits depend on the threads, are not used by either: up to 16 columns faiss has
     # something faster.
@@ -177,7 +196,7 @@ def learnt_code_words(residuals: NDArray[np.float32], parts: int, *, seed: int) 
         quantizer.train(residuals)
     finally:
         faiss.cvar.distance_compute_blas_threshold = before
-    words = faiss.vector_to_array(quantizer.centroids).reshape(parts, CODE_WORDS, -1)
+    words = faiss.vector_to_array(quantizer.centroids).reshape(parts, n_words, -1)
     return _scaled_up(words, exponent)
 
 

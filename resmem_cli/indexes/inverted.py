@@ -14,30 +14,17 @@ from resmem_cli.errors import DataError, UsageError
 from resmem_cli.indexes.approximate import MEASURED_BEFORE, ApproximateIndex, Effort
 from resmem_cli.indexes.base import Build
 from resmem_cli.indexes.clustering import Centres, default_lists, drawn_sample, learnt_centres, sample_blocks
-from resmem_cli.indexes.lists import (
-    Entries,
-    ListLayout,
-    ListWriter,
-    MappedLists,
-    checked_layout,
-    stored_entries,
-)
-from resmem_cli.indexes.openmp import one_faiss_thread
+from resmem_cli.indexes.list_scanner import MOST_TOGETHER, ListScanner
+from resmem_cli.indexes.lists import Entries, ListLayout, ListWriter, checked_layout, stored_entries
 from resmem_cli.indexes.parameters import chosen_parameters
 from resmem_cli.indexes.quality import held_out_rows, tune
 from resmem_cli.indexes.space import Space, check_rows, mean_row
 from resmem_cli.rows import ArrayInMemory, RandomRows, as_rows
-from resmem_cli.threads import for_each_block, n_threads
 from resmem_cli.types import row_blocks
-
-LARGEST_VALUE = 2.0**50
-"""Of rows and queries, the sums of whose squares are sure to stay within float32's range."""
 
 _MEMORY_SHARE = 4  # a block of rows takes one part in so many of the memory
 _MOST_BLOCK_ROWS = 1 << 18
-_BATCH_ELEMENTS = 1 << 20  # lists or candidates of the queries searched together
 _LEAST_PROBED, _PROBED_SHARE = 16, 8  # lists, and of the lists one in so many, where nothing was measured
-_FEW_QUERIES = 8  # are not worth the start of a thread
 _OUTGROWN = 4  # times as many lists would be made for the rows that there are now
 
 
@@ -71,8 +58,7 @@ class InvertedIndex(ApproximateIndex):
     _centres: Centres
     _entries: RandomRows
     _layout: ListLayout
-    _lists: MappedLists | None = None
-    _engine: Any = None
+    _scanner: ListScanner | None = None
 
     def __init__(self, vectors: RandomRows, space: Space, settings: Mapping[str, Any]) -> None:
         self.vectors, self.space, self.settings = vectors, space, dict(settings)
@@ -182,7 +168,11 @@ class InvertedIndex(ApproximateIndex):
         if sizes.shape != (n_lists,):
             raise _damaged("lists/sizes", "is not one number for each list")
         index._layout = checked_layout(
-            sizes.read(0, n_lists), n=n, n_bytes=index._entries.shape[0], code_bytes=index.code_bytes
+            sizes.read(0, n_lists),
+            n=n,
+            n_bytes=index._entries.shape[0],
+            code_bytes=index.code_bytes,
+            interleaved=index.interleaved,
         )
         return index
 
@@ -213,7 +203,7 @@ class InvertedIndex(ApproximateIndex):
         index._fill(self, build=build)
         notices = [MEASURED_BEFORE] if self.curve else []
         n, n_lists = vectors.shape[0], self.settings["lists"]
-        if default_lists(n) >= _OUTGROWN * n_lists:
+        if self._suitable_lists(n) >= _OUTGROWN * n_lists:
             notices.append(
                 f"{n_lists:,} lists are few for {n:,} rows: an index built anew would be searched faster"
             )
@@ -222,12 +212,25 @@ class InvertedIndex(ApproximateIndex):
     def build_parameters(self, n: int) -> dict[str, Any]:
         """Give the settings; where n rows are few for so many lists, as many lists as suit them."""
         n_lists = self.settings["lists"]
-        return {**self.settings, "lists": n_lists if 2 * n_lists <= n else default_lists(n)}
+        return {**self.settings, "lists": n_lists if 2 * n_lists <= n else self._suitable_lists(n)}
+
+    def _suitable_lists(self, n: int) -> int:
+        given = {name: value for name, value in self.settings.items() if name != "lists"}
+        return int(self.chosen_settings(given, n=n, d=self.shape[1])["lists"])
 
     @property
     def codebook_shape(self) -> tuple[int, int, int] | None:
         """Shape of the codebook, for kinds that have one."""
         return None
+
+    @property
+    def interleaved(self) -> bool:
+        """Whether the codes of 32 rows lie together, as `ListLayout` has it."""
+        return False
+
+    def queries_together(self, probe: int) -> int:
+        """Count the queries, each visiting `probe` lists, that one core best searches together."""
+        return MOST_TOGETHER
 
     @property
     def probes(self) -> tuple[int, ...]:
@@ -244,43 +247,10 @@ class InvertedIndex(ApproximateIndex):
         self, searched_queries: NDArray[np.float32], count: int, *, probe: int
     ) -> tuple[NDArray[np.int64], float]:
         """Compare each query with the codes of the `probe` lists whose centres are nearest."""
-        n_queries, n = len(searched_queries), self.shape[0]
-        rows = np.full((n_queries, count), -1, np.int64)
-        compared = 0
-        if self._lists is None:
-            self._lists = MappedLists(self._entries, self._layout)
-            self._engine = self._new_engine()
-            self._engine.replace_invlists(self._lists.for_faiss, False)
-            self._engine.ntotal = n
-        self._engine.nprobe = probe
-        # Squares of others may overflow, and some kinds count with them on the way.
-        usual = np.flatnonzero(np.abs(searched_queries).max(axis=1, initial=0) <= LARGEST_VALUE)
-        for block in row_blocks(len(usual), max(1, _BATCH_ELEMENTS // max(probe, count))):
-            queries = searched_queries[usual[block]]
-            lists, squares = self._centres.nearest(queries, probe)
-            self._lists.check(lists)
-            # Near lists have near numbers: in this order queries share what is in the processor's cache.
-            order = np.argsort(lists[:, 0], kind="stable")
-            rows[usual[block][order]] = self._scanned(queries[order], count, lists[order], squares[order])
-            compared += int(self._layout.sizes[lists].sum())
-        if rows.size and (rows.min() < -1 or rows.max() >= n):
-            raise _damaged("lists/entries", f"names a row that is not there, of {n:,}")
-        return rows, compared / max(1, n_queries)
-
-    def _scanned(
-        self, queries: NDArray[np.float32], count: int, lists: NDArray[np.int64], squares: NDArray[Any]
-    ) -> NDArray[np.int64]:
-        """Scan lists on all cores: faiss shares queries among threads only where it finds the lists too."""
-        rows = np.empty((len(queries), count), np.int64)
-
-        def scan(some: slice) -> None:
-            with one_faiss_thread():
-                parts = (queries[some], count, lists[some], squares[some])
-                _, rows[some] = self._engine.search_preassigned(*parts)
-
-        step = max(_FEW_QUERIES, -(-len(queries) // n_threads()))
-        for_each_block(scan, row_blocks(len(queries), step))
-        return rows
+        if self._scanner is None:
+            self._scanner = ListScanner(self._new_engine(), self._centres, self._entries, self._layout)
+        together = self.queries_together(probe)
+        return self._scanner.candidates(searched_queries, count, probe=probe, together=together)
 
     def _new_engine(self) -> Any:
         quantizer = faiss.IndexFlatL2(self.space.dimension)
@@ -305,7 +275,7 @@ class InvertedIndex(ApproximateIndex):
             largest = max(largest, float(searched.max()), -float(searched.min()))
         self.fit_range(largest)
         engine = self._new_engine()
-        self._layout = ListLayout(sizes, engine.code_size)
+        self._layout = ListLayout(sizes, engine.code_size, interleaved=self.interleaved)
         entries = build.scratch.array((self._layout.n_bytes,), np.uint8)
         writer = ListWriter(self._layout, entries)
         if before is not None:

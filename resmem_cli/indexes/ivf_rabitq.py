@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from resmem_cli.errors import DataError
 from resmem_cli.indexes.base import index_kind
 from resmem_cli.indexes.clustering import default_lists
-from resmem_cli.indexes.inverted import LARGEST_VALUE, InvertedIndex
+from resmem_cli.indexes.inverted import InvertedIndex
+from resmem_cli.indexes.list_scanner import LARGEST_VALUE
 from resmem_cli.indexes.parameters import chosen_parameters
 from resmem_cli.indexes.space import Space
 

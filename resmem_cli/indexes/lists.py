@@ -17,6 +17,9 @@ from resmem_cli.types import row_blocks
 
 _ROOM = 8  # a list has room for a multiple of so many rows, so that its row numbers are aligned
 _ROW_BYTES = 8
+_TOGETHER = 32  # rows of interleaved codes
+# The bytes of the first 16 rows among 32, as faiss's FastScan has them in a register.
+_PLACES = np.argsort(np.arange(16).reshape(2, 8).T.ravel())
 
 
 class ListLayout:
@@ -28,18 +31,23 @@ class ListLayout:
         Rows of each list, none negative.
     code_bytes : int
         Bytes of one row's code.
+    interleaved : bool
+        Whether 32 rows' codes of 4-bit numbers lie together, as faiss's FastScan compares them: 32 bytes
+        for each pair of numbers, first the first number of each row and then the second, of row i in the
+        low and of row i + 16 in the high half of a byte.
 
     Attributes
     ----------
     room : (l,) int64
-        How many rows each list has room for: its size, rounded up to a multiple of 8.
+        How many rows each list has room for: its size, rounded up to a multiple of 8, or of 32.
     offsets : (l + 1,) int64
         First byte of each list, then the number of all bytes.
     """
 
-    def __init__(self, sizes: NDArray[np.int64], code_bytes: int) -> None:
-        self.sizes, self.code_bytes = sizes, code_bytes
-        self.room = -(-sizes // _ROOM) * _ROOM
+    def __init__(self, sizes: NDArray[np.int64], code_bytes: int, *, interleaved: bool = False) -> None:
+        self.sizes, self.code_bytes, self.interleaved = sizes, code_bytes, interleaved
+        room = _TOGETHER if interleaved else _ROOM
+        self.room = -(-sizes // room) * room
         self.offsets = np.concatenate([[0], np.cumsum(self.room * (code_bytes + _ROW_BYTES))])
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
         self._word = gcd(code_bytes, 8)
@@ -70,8 +78,13 @@ class ListLayout:
         # Only what is read like this is checked against the digests of a file.
         start = self.offsets[lists[0]]
         part = entries.read(int(start), int(self.offsets[lists[-1] + 1]))
-        codes = part.view(f"u{self._word}")[self._code_words(lists, slots) - start // self._word]
         rows = part.view(np.int64)[self._row_words(lists, slots) - start // _ROW_BYTES]
+        if self.interleaved:
+            places, halves = self._first_numbers(lists, slots)
+            places -= start
+            one, other = (part[at] >> halves & 0x0F for at in (places, places + _TOGETHER // 2))
+            return lists, rows, np.bitwise_or(one, other << 4, dtype=np.uint8)
+        codes = part.view(f"u{self._word}")[self._code_words(lists, slots) - start // self._word]
         return lists, rows, codes.view(np.uint8)
 
     def write(
@@ -82,15 +95,33 @@ class ListLayout:
         rows: NDArray[np.int64],
         codes: NDArray[np.uint8],
     ) -> None:
-        """Put m rows into places of their lists."""
-        entries.view(f"u{self._word}")[self._code_words(lists, slots)] = codes.view(f"u{self._word}")
+        """Put m rows into places of their lists that hold zeros."""
         entries.view(np.int64)[self._row_words(lists, slots)] = rows
+        if not self.interleaved:
+            entries.view(f"u{self._word}")[self._code_words(lists, slots)] = codes.view(f"u{self._word}")
+            return
+        places, halves = self._first_numbers(lists, slots)
+        # Two rows share a byte, so one half is written after the other.
+        for some in (np.flatnonzero(halves == 0), np.flatnonzero(halves)):
+            at, half = places[some], halves[some]
+            entries[at] |= (codes[some] & 0x0F) << half
+            entries[at + _TOGETHER // 2] |= (codes[some] >> 4) << half
 
     def _code_words(self, lists: NDArray[np.int64], slots: NDArray[np.int64]) -> NDArray[np.int64]:
         """Give the places of some codes, in words as wide as codes allow."""
         first = (self.offsets[lists] + slots * self.code_bytes) // self._word
         words: NDArray[np.int64] = first[:, None] + np.arange(self.code_bytes // self._word)
         return words
+
+    def _first_numbers(
+        self, lists: NDArray[np.int64], slots: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        """Give the bytes, (m, code_bytes), of the first of each pair of numbers, and the shift there."""
+        block, slot = np.divmod(slots, _TOGETHER)
+        high, slot = np.divmod(slot, _TOGETHER // 2)
+        first = self.offsets[lists] + block * (_TOGETHER * self.code_bytes) + _PLACES[slot]
+        places: NDArray[np.int64] = first[:, None] + np.arange(self.code_bytes) * _TOGETHER
+        return places, (4 * high).astype(np.uint8)[:, None]
 
     def _row_words(self, lists: NDArray[np.int64], slots: NDArray[np.int64]) -> NDArray[np.int64]:
         """Give the places of some row numbers, in words of 8 bytes."""
@@ -179,7 +210,9 @@ def _forget_bytes(lists: Any) -> None:
     lists.ptr, lists.totsize = None, 0
 
 
-def checked_layout(sizes: NDArray[Any], *, n: int, n_bytes: int, code_bytes: int) -> ListLayout:
+def checked_layout(
+    sizes: NDArray[Any], *, n: int, n_bytes: int, code_bytes: int, interleaved: bool = False
+) -> ListLayout:
     """Make the layout of lists that come from a file.
 
     Raises
@@ -196,7 +229,7 @@ def checked_layout(sizes: NDArray[Any], *, n: int, n_bytes: int, code_bytes: int
             expected=f"{n:,} rows in all",
             remedy="build the index again",
         )
-    layout = ListLayout(sizes, code_bytes)
+    layout = ListLayout(sizes, code_bytes, interleaved=interleaved)
     if layout.n_bytes != n_bytes:
         raise DataError(
             "lists of another length than their sizes say",

@@ -8,7 +8,7 @@ from typing import Any
 
 from resmem_cli.indexes.choice import MIN_COLUMNS
 from resmem_cli.indexes.clustering import default_lists
-from resmem_cli.indexes.ivf_pq import default_subquantizers
+from resmem_cli.indexes.ivf_pq import DEFAULT_BITS, default_pq_lists, default_subquantizers
 from resmem_cli.indexes.searched import KEPT_BYTES
 from resmem_cli.memory_size import memory_text
 from resmem_cli.threads import n_threads
@@ -201,14 +201,17 @@ def _rabitq(plan: Plan, itemsize: int, memory: int) -> Plan:
 
 
 def _pq(plan: Plan, itemsize: int, memory: int) -> Plan:
-    code = plan.parameters.get("subquantizers", default_subquantizers(plan.d))
-    return _lists(plan, code, itemsize, memory, recall=0.95)
+    bits = plan.parameters.get("bits", DEFAULT_BITS)
+    code = -(-plan.parameters.get("subquantizers", default_subquantizers(plan.d, bits)) * bits // 8)
+    return _lists(plan, code, itemsize, memory, recall=0.95, lists=default_pq_lists(plan.n, bits))
 
 
-def _lists(plan: Plan, code_bytes: float, itemsize: int, memory: int, *, recall: float) -> Plan:
+def _lists(
+    plan: Plan, code_bytes: float, itemsize: int, memory: int, *, recall: float, lists: int | None = None
+) -> Plan:
     """Estimate a kind with inverted lists."""
     n, d = plan.n, plan.d
-    lists = plan.parameters.get("lists", default_lists(n))
+    lists = plan.parameters.get("lists", lists or default_lists(n))
     visited = min(lists, max(_MIN_VISITED, _SHARE_VISITED * lists))
     entries = n * (code_bytes + _ROW_NUMBER)
     trained = min(n, _TRAINED * lists)
