@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from conftest import N_TRAIN, D, Pipeline, Resmem, classifier_arrays
 
-from resmem_cli import open_artifact
+from resmem_cli import ExactIndex, open_artifact
+from resmem_cli.stages.stored_index import load_index
 
 
 def test_the_distance_scale_is_the_median_distance_to_the_53rd_other_row(
@@ -112,6 +113,65 @@ def test_a_memory_of_hardly_any_rows_can_be_used_with_a_sigma(
     assert resmem("predict", "a.npz", *memory, "--sigma", "1", cwd=tmp_path).status == 0
 
 
+def test_recall_is_measured_on_the_queries_of_a_file(
+    tmp_path: Path, pipeline: Pipeline, resmem: Resmem
+) -> None:
+    lists = ["--kind", "ivf", "--storage", "float32", "-k", "7", "--json"]
+    done = resmem("index", pipeline.train, *lists, "--queries", pipeline.test, "-o", tmp_path / "i.h5")
+    assert done.status == 0
+    with open_artifact(tmp_path / "i.h5") as artifact:
+        assert [entry.role for entry in artifact.header.inputs] == ["embeddings", "queries"]
+        assert artifact.parameters["quality"]["measured_on"] == "queries"
+        n_lists = artifact.parameters["search"]["lists"]
+    arrays = classifier_arrays()
+    exact = ExactIndex.build(arrays["train_embeddings"]).search(arrays["test_embeddings"], 7).rows
+    with open_artifact(tmp_path / "i.h5") as artifact:
+        index = load_index(artifact)
+        for point in done.result["curve"]:
+            assert 1 <= point["nprobe"] <= n_lists
+            index.choose_effort(probe=point["nprobe"], rerank=point["rerank"])
+            found = index.search(arrays["test_embeddings"], 7).rows
+            shares = [len(np.intersect1d(*pair)) / 7 for pair in zip(found, exact, strict=True)]
+            # Where the lists visited hold fewer than 7 rows, a search goes on, and a measurement does not.
+            assert point["recall"] <= np.mean(shares) + 1e-12
+        assert point["recall"] == 1
+    split = ["--queries", pipeline.arrays, "--queries-split", "test"]
+    again = resmem("index", pipeline.train, *lists, *split, "-o", tmp_path / "again.h5")
+    same = ("nprobe", "rerank", "recall", "compared")
+    assert [[point[name] for name in same] for point in again.result["curve"]] == [
+        [point[name] for name in same] for point in done.result["curve"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "words"),
+    [
+        (["--queries", "narrow.npy"], 65, "narrow.npy: queries of another dimension than the memory"),
+        (["--queries", "nan.npy"], 65, "nan.npy"),
+        (["--queries", "none.npy"], 66, "none.npy"),
+        (["--queries", "nan.npy", "--no-measure"], 2, "leave out --no-measure"),
+        (["--queries-split", "test"], 2, "--queries-split is for --queries"),
+    ],
+)
+def test_queries_that_can_not_be_measured_with(
+    options: list[str], status: int, words: str, tmp_path: Path, pipeline: Pipeline, resmem: Resmem
+) -> None:
+    np.save(tmp_path / "narrow.npy", np.ones((3, D - 1), np.float32))
+    np.save(tmp_path / "nan.npy", np.full((3, D), np.nan, np.float32))
+    done = resmem("index", pipeline.train, "--kind", "ivf", *options, "-o", "i.h5", cwd=tmp_path)
+    assert done.status == status
+    assert words in done.stderr
+    assert not (tmp_path / "i.h5").exists()
+
+
+def test_an_exact_index_says_that_it_needs_no_queries(
+    tmp_path: Path, pipeline: Pipeline, resmem: Resmem
+) -> None:
+    done = resmem("index", pipeline.train, "--queries", pipeline.test, "-o", tmp_path / "i.h5")
+    assert done.status == 0
+    assert "--queries are not used: exact finds all neighbours" in done.stderr
+
+
 @pytest.mark.parametrize("dry", [["--dry-run"], []])
 @pytest.mark.parametrize(
     ("options", "words"),
@@ -120,6 +180,7 @@ def test_a_memory_of_hardly_any_rows_can_be_used_with_a_sigma(
         (["--kind", "hnsw", "--links", "0"], "links of hnsw out of range"),
         (["--kind", "ivf-pq", "--subquantizers", "7"], "does not divide the dimension 8"),
         (["--kind", "ivf-rabitq", "--bits", "99"], "bits of ivf-rabitq out of range"),
+        (["--kind", "ivf-pq", "--bits", "5"], "bits of ivf-pq out of range (expected 4 or 8, found 5)"),
         (["--axes", "99"], "axes out of range"),
         (["--factory", "nonsense"], "could not parse"),
         (["--kind", "factory"], "no factory string"),

@@ -220,3 +220,18 @@ def test_the_cheapest_weighs_codes_against_candidates(vectors):
     assert index.cheapest(0.9) is many_codes
     index.code_bytes = 400
     assert index.cheapest(0.9) is few_codes
+
+
+def test_given_queries_are_measured_against_all_rows(vectors):
+    given = np.random.default_rng(9).normal(scale=3, size=(50, 4)).astype(np.float32)
+    wanted = build(k=10, given=given)
+    assert held_out_rows(640, wanted).tolist() == []
+    index = Lossy(vectors)
+    tune(index, held_out_rows(640, wanted), build=wanted, own_present=False)
+    distances = np.linalg.norm(vectors.astype(np.float64) - given[:, None], axis=2)
+    true = np.argsort(distances, axis=1)[:, :10]
+    for point in index.curve:
+        found, _ = index.candidates(given, 10 * point.effort.rerank, probe=point.effort.probe)
+        shares = [len(np.intersect1d(*pair)) / 10 for pair in zip(found, true, strict=True)]
+        assert point.recall == pytest.approx(np.mean(shares))
+    assert index.curve[-1].recall > 0.99

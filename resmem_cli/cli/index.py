@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -44,6 +45,19 @@ def run(
         ),
     ] = 0.95,
     k: Annotated[int, typer.Option("-k", metavar="K", help="Neighbours for which it is tuned.")] = 53,
+    queries: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Embeddings to measure recall with instead of held-out rows: like those to come, and not "
+            "rows of the memory.",
+            show_default=False,
+        ),
+    ] = None,
+    queries_split: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Which split of --queries to take.", show_default=False),
+    ] = None,
     no_measure: Annotated[
         bool, typer.Option("--no-measure", help="Do not measure an approximate kind's recall.")
     ] = False,
@@ -114,6 +128,8 @@ def run(
         recall=recall,
         k=k,
         measure_quality=not no_measure,
+        queries=queries,
+        queries_split=queries_split,
         seed=seed,
         arrays=selection,
     )

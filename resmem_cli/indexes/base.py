@@ -88,11 +88,14 @@ class QualityTarget:
         Neighbours of a query.
     queries : int
         Rows to hold out as queries.
+    given : (m, d) floats or None
+        Queries to measure with instead, which are no rows of the memory.
     """
 
     recall: float = 0.95
     k: int = 53
     queries: int = 1000
+    given: NDArray[Any] | None = field(default=None, compare=False)
 
 
 class Index(ABC):

@@ -20,6 +20,7 @@ GOOD_ENOUGH = 0.9999
 """Recall from which on searching harder is not worth measuring."""
 
 _TRUTH_QUERIES = 512  # searched together at least, as a large memory is centred again for each batch
+_NO_ROW = -2  # no query of its own: neither a row nor the -1 of a missing candidate
 _LEAST_GAIN = 1e-4  # of recall, from one setting of the search parameter to the next but one
 
 
@@ -37,9 +38,9 @@ def held_out_rows(n: int, build: Build) -> NDArray[np.int64]:
     -------
     (m,) int64
         Ascending. At most `build.quality.queries` and a tenth of the rows, but at least 1; none if
-        quality is not to be measured, or n is 1.
+        quality is not to be measured, or with given queries, or n is 1.
     """
-    if build.quality is None or n < 2:
+    if build.quality is None or build.quality.given is not None or n < 2:
         return np.empty(0, np.int64)
     count = max(1, min(build.quality.queries, n // 10))
     rows: NDArray[np.int64] = np.random.default_rng(build.seed).choice(n, size=count, replace=False)
@@ -50,26 +51,32 @@ def tune(index: ApproximateIndex, rows: NDArray[np.int64], *, build: Build, own_
     """Measure an index at every effort worth trying, and set the cheapest that reaches the recall.
 
     Sets `index.curve` and `index.effort`. If no effort reaches `build.quality.recall`, the effort of the
-    largest recall is set, and the curve shows how far it goes. Without rows nothing is changed.
+    largest recall is set, and the curve shows how far it goes. Without queries nothing is changed.
 
     Parameters
     ----------
     index : ApproximateIndex
         What is measured; its `vectors` are all rows of the memory.
     rows : (m,) int64
-        The queries, as `held_out_rows` gave them.
+        The queries, as `held_out_rows` gave them; none with given queries, for which all rows count.
     build : Build
-        With the recall and k wanted.
+        With the recall and k wanted, and the given queries if any.
     own_present : bool
         Whether these rows are in the index. If so, each query's own row is left out of the candidates
         and of the truth: right for kinds in which the own row does not change what else is visited. If
         not, none of `rows` is, and the truth is taken from the other rows of the memory.
     """
-    if build.quality is None or not len(rows):
+    if build.quality is None:
         return
+    queries = build.quality.given
+    if queries is None:
+        queries = index.vectors.at(rows)[rows]
+    else:
+        rows, own_present = np.full(len(queries), _NO_ROW), True
     n = index.shape[0]
     k = min(build.quality.k, n - 1 if own_present else n - len(rows))
-    queries = index.vectors.at(rows)[rows]
+    if not len(rows) or k < 1:
+        return
     reach = _true_reach(index, queries, rows, k, build=build, own_present=own_present)
     curve: list[Quality] = []
     best: list[float] = []
@@ -96,7 +103,7 @@ def _true_reach(
     own_present: bool,
 ) -> NDArray[np.float64]:
     """Compute the true distance from each query to the k-th nearest of the rows that count."""
-    n = len(index.vectors.at(rows))
+    n = index.shape[0]
     plain = replace(build, metric=index.metric, quality=None)
     exact = ExactIndex.build(index.vectors, parameters={"axes": 0}, build=plain)
     reach = np.full(len(rows), np.nan)

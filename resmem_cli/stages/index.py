@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,13 @@ from resmem_cli.indexes.space import check_rows
 from resmem_cli.memory_size import DEFAULT_MEMORY, memory_budget
 from resmem_cli.rows import ArrayInMemory, RandomRows
 from resmem_cli.scratch import Scratch
-from resmem_cli.stages.index_quality import quality_record, quality_summary, quality_target, shortfall
+from resmem_cli.stages.index_quality import (
+    quality_record,
+    quality_summary,
+    quality_target,
+    shortfall,
+    with_queries,
+)
 from resmem_cli.stages.sources import EmbeddingSource, open_embeddings
 from resmem_cli.stages.stored_index import write_index
 from resmem_cli.stages.streaming import rows_within
@@ -56,6 +63,10 @@ class IndexConfig:
         Neighbours for which it is tuned.
     measure_quality : bool
         Whether to measure an approximate kind at all.
+    queries : pathlib.Path or None
+        Embeddings to measure it with, like those it will be asked for; None for rows held out.
+    queries_split : str or None
+        Which of that file's arrays, where it holds exported ones.
     seed : int
         Of every sample.
     arrays : ArraySelection
@@ -69,6 +80,8 @@ class IndexConfig:
     recall: float = 0.95
     k: int = 53
     measure_quality: bool = True
+    queries: Path | None = None
+    queries_split: str | None = None
     seed: int = 0
     arrays: ArraySelection = field(default_factory=ArraySelection)
 
@@ -134,16 +147,23 @@ def index(
     with (
         memory_budget(config.memory),
         open_embeddings(embeddings, config.arrays) as source,
-        ArtifactWriter(output, INDEX, reads=source.files, clobber=clobber) as writer,
+        _open_queries(config) as queries,
+        ArtifactWriter(
+            output, INDEX, reads=(*source.files, *(queries.files if queries else ())), clobber=clobber
+        ) as writer,
     ):
         planned = _plan(source, config)
         build = _build(source, config, folder=output.absolute().parent, progress=progress)
+        if queries and build.quality:
+            build = replace(build, quality=with_queries(build.quality, queries, build, d=source.d))
         vectors = _vectors(source, build)
         if announce is not None:
             announce(planned)
         built = index_kinds()[planned.kind].build(vectors, parameters=planned.parameters, build=build)
         scale = measure_distance_scale(built, seed=config.seed, progress=progress)
         writer.add_inputs(source.record("embeddings"))
+        if queries:
+            writer.add_inputs(queries.record("queries"))
         writer.set_parameters(
             distance_scale=scale,
             seed=config.seed,
@@ -154,7 +174,14 @@ def index(
         write_index(writer, built, progress)
         if source.ids is not None:
             writer.write("ids", source.ids)
-    notices = (*source.notices, *_excess(planned, config), *shortfall(built, build.quality))
+    notices = (
+        *source.notices,
+        *(queries.notices if queries else ()),
+        *_excess(planned, config),
+        *shortfall(built, build.quality),
+    )
+    if queries and not isinstance(built, ApproximateIndex):
+        notices = (*notices, f"--queries are not used: {built.kind} finds all neighbours of every query")
     return StageResult("index", output, _summary(built, scale), notices)
 
 
@@ -165,7 +192,11 @@ def _check(config: IndexConfig) -> None:
     if not 0 < config.recall <= 1:
         raise UsageError("--recall out of range", expected="above 0, at most 1", found=config.recall)
     if config.k < 1:
-        raise UsageError("k out of range", expected="at least 1", found=config.k)
+        raise UsageError("-k out of range", expected="at least 1", found=config.k)
+    if config.queries is not None and not config.measure_quality:
+        raise UsageError("--queries are to measure recall with", remedy="leave out --no-measure")
+    if config.queries is None and config.queries_split is not None:
+        raise UsageError("--queries-split is for --queries", remedy="give both")
 
 
 def _plan(source: EmbeddingSource, config: IndexConfig) -> Plan:
@@ -218,6 +249,12 @@ def _vectors(source: EmbeddingSource, build: Build) -> RandomRows:
         with naming_file(source.path):
             check_rows(vectors[block], build.metric, first=block.start)
     return ArrayInMemory(vectors)
+
+
+def _open_queries(config: IndexConfig) -> AbstractContextManager[EmbeddingSource | None]:
+    if config.queries is None:
+        return nullcontext()
+    return open_embeddings(Path(config.queries), ArraySelection(split=config.queries_split))
 
 
 def _excess(planned: Plan, config: IndexConfig) -> list[str]:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from resmem_cli.artifacts.reader import Artifact
+from resmem_cli.errors import DataError, naming_file
 from resmem_cli.indexes.approximate import ApproximateIndex
-from resmem_cli.indexes.base import Index, QualityTarget
+from resmem_cli.indexes.base import Build, Index, QualityTarget
+from resmem_cli.indexes.space import check_rows
+from resmem_cli.stages.sources import EmbeddingSource
+from resmem_cli.stages.streaming import rows_within
+from resmem_cli.types import row_blocks
 
 # What finding the true neighbours of the held-out rows may cost, in floating point operations.
 _TRUTH_FLOPS = 1 << 45
@@ -14,16 +22,55 @@ _LEAST_QUERIES = 20
 
 
 def quality_target(n: int, d: int, *, recall: float, k: int) -> QualityTarget:
-    """Choose how many rows to hold out of n rows of d dimensions, for a recall at k."""
+    """Choose how many queries to measure n rows of d dimensions with, for a recall at k."""
     queries = max(_LEAST_QUERIES, min(QualityTarget.queries, _TRUTH_FLOPS // (2 * n * d)))
     return QualityTarget(recall=recall, k=k, queries=queries)
+
+
+def with_queries(target: QualityTarget, source: EmbeddingSource, build: Build, *, d: int) -> QualityTarget:
+    """Draw the queries to measure with from those of a file.
+
+    Parameters
+    ----------
+    target : QualityTarget
+        With how many are wanted.
+    source : EmbeddingSource
+        The file.
+    build : Build
+        With metric and seed.
+    d : int
+        Dimension of the memory.
+
+    Raises
+    ------
+    DataError
+        If they have another dimension, or can't be searched for.
+    """
+    if source.d != d:
+        raise DataError(
+            "queries of another dimension than the memory",
+            file=source.path,
+            field=source.sources.get("embeddings"),
+            expected=f"{d:,}",
+            found=f"{source.d:,}",
+        )
+    count = min(source.n, target.queries)
+    chosen = np.sort(np.random.default_rng(build.seed).choice(source.n, size=count, replace=False))
+    given = np.empty((count, d), source.embeddings.dtype)
+    for block in row_blocks(source.n, rows_within(given.shape, given.dtype)):
+        some = slice(*np.searchsorted(chosen, (block.start, block.stop)))
+        given[some] = source.embeddings.read(block.start, block.stop)[chosen[some] - block.start]
+        with naming_file(source.path):
+            check_rows(given[some], build.metric, first=block.start)
+    return replace(target, given=given)
 
 
 def quality_record(index: Index, target: QualityTarget | None) -> dict[str, Any] | None:
     """Say in the artifact what the index's search was tuned to; None if its quality was not measured."""
     if not isinstance(index, ApproximateIndex) or target is None or not index.curve:
         return None
-    return {"target_recall": target.recall, "k": target.k}
+    measured_on = "held-out rows" if target.given is None else "queries"
+    return {"target_recall": target.recall, "k": target.k, "measured_on": measured_on}
 
 
 def recorded_target(index_file: Artifact, n: int) -> QualityTarget | None:
