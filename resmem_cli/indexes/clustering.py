@@ -28,6 +28,7 @@ _WORD_ROWS, _LEAST_WORD_ROWS = 256, 1 << 14  # of the sample, for each code word
 _LEAST_SAMPLE = 1 << 14
 _SAMPLE_SHARE = 4  # the sample takes one part in so many of the memory
 _BLOCK_ROWS, _BLOCK_ELEMENTS = 1 << 14, 1 << 22
+_READ_ELEMENTS = 1 << 18  # of the rows that are drawn, brought into their space in float64
 _LARGEST = np.finfo(np.float32).max
 _EXTRA_CENTRES = 4  # fetched besides those wanted; more can seldom tie by rounding
 
@@ -82,7 +83,8 @@ def drawn_sample(
     rows = np.random.default_rng(build.seed).integers(edges[:-1], edges[1:])
     rows = rows[~np.isin(rows, left_out)]
     sample = np.empty((len(rows), space.dimension), np.float32)
-    for block in build.progress(sample_blocks(sample), "sampling rows"):
+    blocks = row_blocks(len(rows), max(1, _READ_ELEMENTS // space.dimension))
+    for block in build.progress(blocks, "sampling rows"):
         some = rows[block]
         sample[block] = space.searched(vectors.at(some)[some])
     return sample

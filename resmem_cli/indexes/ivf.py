@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from resmem_cli.errors import DataError, UsageError
 from resmem_cli.indexes.base import Build, index_kind
+from resmem_cli.indexes.clustering import sample_blocks
 from resmem_cli.indexes.inverted import InvertedIndex
 from resmem_cli.rows import RandomRows
 from resmem_cli.types import StorageType
@@ -48,8 +49,10 @@ class IVFIndex(InvertedIndex):
 
     def learn(self, residuals: NDArray[np.float32], *, seed: int) -> None:
         """Choose float32 for rows so close to their centres that float16 would lose bits."""
-        small = np.square(residuals, dtype=np.float64).mean() < _SMALL**2
-        if self.settings["storage"] is None and small:
+        squares = sum(
+            float(np.square(residuals[block], dtype=np.float64).sum()) for block in sample_blocks(residuals)
+        )
+        if self.settings["storage"] is None and squares < _SMALL**2 * residuals.size:
             self.settings["storage"] = StorageType.FLOAT32.value
 
     def fit_range(self, largest: float) -> None:

@@ -14,12 +14,15 @@ from resmem_cli.indexes.base import Build
 from resmem_cli.indexes.exact import ExactIndex
 from resmem_cli.indexes.proof import true_distances
 from resmem_cli.indexes.scale import search_rows
+from resmem_cli.memory_size import part_of_memory
 from resmem_cli.types import row_blocks
 
 GOOD_ENOUGH = 0.9999
 """Recall from which on searching harder is not worth measuring."""
 
 _TRUTH_QUERIES = 512  # searched together at least, as a large memory is centred again for each batch
+_MOST_BYTES = 1 << 26  # of the candidates of queries measured together
+_HELD = 48  # bytes for each of them
 _NO_ROW = -2  # no query of its own: neither a row nor the -1 of a missing candidate
 _LEAST_GAIN = 1e-4  # of recall, from one setting of the search parameter to the next but one
 
@@ -146,27 +149,31 @@ def _measure(
     points = []
     for together in [[count] for count in counts] if index.queued else [list(counts)]:
         most = together[-1]
-        start = perf_counter()
-        candidates, compared = index.candidates(searched, most + own, probe=probe)
-        seconds_search = perf_counter() - start
-        if own:
-            candidates = _without_own(candidates, rows)
-        start = perf_counter()
-        distances = true_distances(queries, candidates, vectors=index.vectors, metric=index.metric)
-        seconds_rerank = perf_counter() - start
-        # A row as near as the k-th is as good as the k-th: with equal rows, which is found is chance.
-        near = distances <= reach[:, None]
-        for count in together:
-            found = np.minimum(near[:, :count].sum(axis=1), k).sum()
-            seconds = seconds_search + seconds_rerank * count / most
-            points.append(
-                Quality(
-                    Effort(probe, counts[count]),
-                    recall=float(found) / (k * len(rows)),
-                    compared=float(compared),
-                    microseconds=1e6 * seconds / len(rows),
-                )
+        found = dict.fromkeys(together, 0)
+        compared = seconds_search = seconds_rerank = 0.0
+        for block in row_blocks(len(rows), max(1, part_of_memory(16, most=_MOST_BYTES) // (_HELD * most))):
+            start = perf_counter()
+            candidates, some_compared = index.candidates(searched[block], most + own, probe=probe)
+            seconds_search += perf_counter() - start
+            compared += some_compared * len(candidates)
+            if own:
+                candidates = _without_own(candidates, rows[block])
+            start = perf_counter()
+            distances = true_distances(queries[block], candidates, vectors=index.vectors, metric=index.metric)
+            seconds_rerank += perf_counter() - start
+            # A row as near as the k-th is as good as the k-th: with equal rows, which is found is chance.
+            near = distances <= reach[block, None]
+            for count in together:
+                found[count] += int(np.minimum(near[:, :count].sum(axis=1), k).sum())
+        points += [
+            Quality(
+                Effort(probe, counts[count]),
+                recall=found[count] / (k * len(rows)),
+                compared=compared / len(rows),
+                microseconds=1e6 * (seconds_search + seconds_rerank * count / most) / len(rows),
             )
+            for count in together
+        ]
     return points
 
 

@@ -26,6 +26,7 @@ BLOCK_BYTES = 1 << 26
 """Bytes of a block that is made again each time."""
 
 _PRODUCT_ELEMENTS = 2_000
+_LEAST_PRODUCT, _MOST_PRODUCT = 128, 4096  # queries
 _SHARED_WORK = 1 << 25  # multiplications that are worth the start of threads
 _FEW_QUERIES = 32  # for a thread, and products of matrices get slow
 _CENTRED_ELEMENTS = 1 << 18  # float64 values of rows being centred by one thread
@@ -249,6 +250,12 @@ def _merge(
     return np.take_along_axis(squares, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
+def _product_queries() -> int:
+    """Give the queries of one matrix product of faiss: each core holds the products with 1,024 rows."""
+    product_bytes = 4 * int(faiss.cvar.distance_compute_blas_database_bs) * n_threads()
+    return max(_LEAST_PRODUCT, part_of_memory(16, most=_MOST_PRODUCT * product_bytes) // product_bytes)
+
+
 @contextmanager
 def _thresholds(product_elements: int) -> Iterator[None]:
     """Have faiss use matrix products from so many values of queries on, and its reservoir from k = 50 on.
@@ -258,6 +265,7 @@ def _thresholds(product_elements: int) -> Iterator[None]:
     values = {
         "distance_compute_blas_threshold": product_elements,
         "distance_compute_min_k_reservoir": 50,
+        "distance_compute_blas_query_bs": _product_queries(),
     }
     before: dict[str, Any] = {name: getattr(faiss.cvar, name) for name in values}
     try:
