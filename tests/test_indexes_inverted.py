@@ -13,8 +13,9 @@ from resmem_cli.indexes.base import Build, QualityTarget
 from resmem_cli.indexes.clustering import Centres, default_lists, drawn_sample, learnt_centres
 from resmem_cli.indexes.ivf import IVFIndex
 from resmem_cli.indexes.ivf_pq import IVFPQIndex
-from resmem_cli.indexes.ivf_rabitq import IVFRaBitQIndex, Rotated, random_axes
+from resmem_cli.indexes.ivf_rabitq import IVFRaBitQIndex
 from resmem_cli.indexes.lists import ListLayout, ListWriter, MappedLists, checked_layout
+from resmem_cli.indexes.rotated import Rotated, random_axes
 from resmem_cli.indexes.space import Space
 from resmem_cli.rows import ArrayInMemory
 from resmem_cli.scratch import Scratch
@@ -27,7 +28,8 @@ CASES = {
     "ivf-rabitq": (IVFRaBitQIndex, {}),
     "ivf-rabitq-1": (IVFRaBitQIndex, {"bits": 1}),
     "ivf-pq": (IVFPQIndex, {}),
-    "ivf-pq-12": (IVFPQIndex, {"subquantizers": 12}),
+    "ivf-pq-residual": (IVFPQIndex, {"subquantizers": 6, "residual": True}),
+    "ivf-pq-whole": (IVFPQIndex, {"residual": False}),
     "ivf-pq-odd": (IVFPQIndex, {"subquantizers": 3}),
     "ivf-pq-8": (IVFPQIndex, {"bits": 8}),
     "ivf-pq-8-6": (IVFPQIndex, {"subquantizers": 6, "bits": 8}),
@@ -447,7 +449,7 @@ class TestForgedFiles:
             index.updated(ArrayInMemory(arrays["vectors"]), np.arange(N))
 
     def test_a_codebook_of_another_shape(self):
-        index = IVFPQIndex.build(in_clusters())
+        index = IVFPQIndex.build(in_clusters(), parameters={"subquantizers": 6})
         arrays = stored(index)
         for book in (arrays["lists/codebook"][:, :15], arrays["lists/codebook"][..., :1]):
             with pytest.raises(DataError, match="lists/codebook: is not of shape"):

@@ -205,8 +205,8 @@ INDEX = Format(
             "lists/entries",
             "b",
             ("|u1",),
-            "ivf: for each list its codes, then its row numbers (int64), with room for a multiple of 8 rows; of "
-            "32 where codes of 4-bit parts lie in blocks of 32 rows",
+            "ivf: for each list its codes, then its row numbers (int64), with room for a multiple of 8 rows; "
+            "of 32 where codes of 4-bit parts lie in blocks of 32 rows",
             optional=True,
             random=True,
         ),

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resmem_cli.indexes.principal import one_blas_thread, principal_axes, product
+from resmem_cli.indexes.one_thread import one_blas_thread
+from resmem_cli.indexes.principal import principal_axes, product
 from resmem_cli.indexes.space import Space
 from resmem_cli.rows import RandomRows
 from resmem_cli.types import row_blocks

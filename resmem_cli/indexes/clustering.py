@@ -95,6 +95,19 @@ def sample_blocks(sample: NDArray[np.float32]) -> Sequence[slice]:
     return row_blocks(len(sample), max(1, min(_BLOCK_ROWS, _BLOCK_ELEMENTS // sample.shape[1])))
 
 
+def squares_within(
+    sample: NDArray[np.float32], lists: NDArray[np.int64], centres: NDArray[np.float32]
+) -> tuple[float, float]:
+    """Sum the squares of (m, d) rows minus the centres of their lists, and those of the rows: in float64."""
+    within = whole = 0.0
+    for block in sample_blocks(sample):
+        rows = sample[block].astype(np.float64)
+        whole += float(np.square(rows).sum())
+        rows -= centres[lists[block]]
+        within += float(np.square(rows).sum())
+    return within, whole
+
+
 def learnt_centres(
     sample: NDArray[np.float32], count: int, *, seed: int, progress: Progress = no_progress
 ) -> NDArray[np.float32]:

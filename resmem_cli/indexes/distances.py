@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from resmem_cli.indexes.openmp import one_faiss_thread
+from resmem_cli.indexes.one_thread import one_faiss_thread
 from resmem_cli.indexes.space import directions, sum_squares
 from resmem_cli.rows import RandomRows, as_rows
 from resmem_cli.threads import for_each_block

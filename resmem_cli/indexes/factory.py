@@ -24,7 +24,7 @@ from resmem_cli.indexes.engine import (
     innermost,
     read_engine,
 )
-from resmem_cli.indexes.openmp import one_faiss_thread
+from resmem_cli.indexes.one_thread import one_faiss_thread
 from resmem_cli.indexes.parameters import checked_permutation
 from resmem_cli.indexes.quality import held_out_rows, tune
 from resmem_cli.indexes.space import Space, mean_row

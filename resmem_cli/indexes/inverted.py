@@ -86,8 +86,8 @@ class InvertedIndex(ApproximateIndex):
         """Choose the coordinates in which rows are coded; None for those they have."""
         return None
 
-    def learn(self, residuals: NDArray[np.float32], *, seed: int) -> None:
-        """Learn what coding takes from a sample of rows minus their centres, which may be overwritten."""
+    def learn(self, sample: NDArray[np.float32], lists: NDArray[np.int64], *, seed: int) -> None:
+        """Learn what coding takes from a sample of rows, which may be overwritten, and their lists."""
 
     def fit_range(self, largest: float) -> None:
         """Make sure that values up to `largest` can be coded.
@@ -134,14 +134,13 @@ class InvertedIndex(ApproximateIndex):
         lists = np.empty(len(sample), np.int64)
         for block in sample_blocks(sample):
             lists[block] = centres.assign(sample[block])
-            sample[block] -= centres.rows[lists[block]]
         # Lists that no row of the sample is in would hardly ever have one.
-        centres = Centres(centres.rows[np.unique(lists)])
-        settings["lists"] = len(centres.rows)
+        kept, lists = np.unique(lists, return_inverse=True)
+        settings["lists"] = len(kept)
         index = cls(vectors, space, settings)
-        index._centres = centres
-        index.learn(sample, seed=build.seed)
-        del sample
+        index._centres = Centres(centres.rows[kept])
+        index.learn(sample, lists, seed=build.seed)
+        del sample, lists
         index._fill(None, build=build)
         tune(index, held_out, build=build, own_present=True)
         return index
@@ -234,9 +233,11 @@ class InvertedIndex(ApproximateIndex):
 
     @property
     def probes(self) -> tuple[int, ...]:
-        """1, 2, 4 and so on, and all lists."""
+        """1, 2, 3, 4, 6, 8, 12 and so on, and all lists."""
         n_lists = self.settings["lists"]
-        return (*(1 << power for power in range((n_lists - 1).bit_length())), n_lists)
+        powers = [1 << power for power in range(n_lists.bit_length())]
+        between = [power + power // 2 for power in powers[1:]]
+        return (*sorted(probe for probe in powers + between if probe < n_lists), n_lists)
 
     @property
     def code_bytes(self) -> int:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from resmem_cli.errors import DataError, UsageError
 from resmem_cli.indexes.base import Build, index_kind
-from resmem_cli.indexes.clustering import sample_blocks
+from resmem_cli.indexes.clustering import squares_within
 from resmem_cli.indexes.inverted import InvertedIndex
 from resmem_cli.rows import RandomRows
 from resmem_cli.types import StorageType
@@ -47,12 +47,10 @@ class IVFIndex(InvertedIndex):
             raise UsageError("ivf has no such parameter", expected="lists or storage", found=unknown[0])
         return {**super().chosen_settings(given, n=n, d=d), "storage": storage}
 
-    def learn(self, residuals: NDArray[np.float32], *, seed: int) -> None:
+    def learn(self, sample: NDArray[np.float32], lists: NDArray[np.int64], *, seed: int) -> None:
         """Choose float32 for rows so close to their centres that float16 would lose bits."""
-        squares = sum(
-            float(np.square(residuals[block], dtype=np.float64).sum()) for block in sample_blocks(residuals)
-        )
-        if self.settings["storage"] is None and squares < _SMALL**2 * residuals.size:
+        within, _ = squares_within(sample, lists, self._centres.rows)
+        if self.settings["storage"] is None and within < _SMALL**2 * sample.size:
             self.settings["storage"] = StorageType.FLOAT32.value
 
     def fit_range(self, largest: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import faiss
@@ -16,38 +15,9 @@ from resmem_cli.indexes.clustering import default_lists
 from resmem_cli.indexes.inverted import InvertedIndex
 from resmem_cli.indexes.list_scanner import LARGEST_VALUE
 from resmem_cli.indexes.parameters import chosen_parameters
-from resmem_cli.indexes.space import Space
+from resmem_cli.indexes.rotated import Rotated, random_axes
 
 _ROTATED_DIMENSIONS = 1 << 12  # beyond, d² numbers are too many to store
-_ROW_BITS = 24
-_AXIS_BITS = 20
-
-
-@dataclass(frozen=True)
-class Rotated(Space):
-    """A space with axes, whose products are exact, so that a row's bits do not depend on those beside it.
-
-    Rows are rounded to 24 bits of their largest value, axes to multiples of 2⁻²⁰: then every partial sum
-    of up to 2¹⁸ products is a whole number below 2⁵³ in units of its own, in whatever order they are added.
-    """
-
-    def searched(self, rows: NDArray[Any]) -> NDArray[np.float32]:
-        """Give (m, d) rows as they are searched: (m, `dimension`) float32."""
-        if self.axes is None:
-            return super().searched(rows)
-        rows = self.centred(rows)
-        exponents = np.frexp(np.abs(rows).max(axis=1, initial=0))[1][:, None]
-        whole = np.rint(np.ldexp(rows, _ROW_BITS - exponents))
-        with np.errstate(over="ignore"):
-            found: NDArray[np.float32] = np.ldexp(whole @ self.axes, exponents - _ROW_BITS).astype(np.float32)
-        return found
-
-
-def random_axes(d: int, *, seed: int) -> NDArray[np.float64]:
-    """Draw a rotation of d dimensions: (d, d), its values multiples of 2⁻²⁰."""
-    drawn = np.random.default_rng(seed).standard_normal((d, d))
-    axes: NDArray[np.float64] = np.rint(np.linalg.qr(drawn)[0] * (1 << _AXIS_BITS)) / (1 << _AXIS_BITS)
-    return axes
 
 
 @index_kind("ivf-rabitq")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from resmem_cli.errors import DataError
 from resmem_cli.indexes.clustering import Centres
 from resmem_cli.indexes.lists import ListLayout, MappedLists
-from resmem_cli.indexes.openmp import one_faiss_thread
+from resmem_cli.indexes.one_thread import one_faiss_thread
 from resmem_cli.rows import RandomRows
 from resmem_cli.threads import for_each_block, n_threads
 from resmem_cli.types import row_blocks

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from resmem_cli.errors import DataError
+from resmem_cli.indexes.one_thread import one_blas_thread
 from resmem_cli.indexes.space import squared_norms
 from resmem_cli.threads import for_each_block
 from resmem_cli.types import row_blocks
@@ -118,13 +116,6 @@ def principal_axes(points: NDArray[np.float64], r: int, *, seed: int) -> NDArray
         _, vectors = np.linalg.eigh(product(found.T, found))
         # Rotated by the decomposition, and orthonormalised once more.
         return np.ascontiguousarray(np.linalg.qr(product(basis, vectors[:, ::-1][:, :r]))[0])
-
-
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Keep products of matrices from being cut by the number of threads, which may change last bits."""
-    with threadpool_limits(limits=1, user_api="blas"):
-        yield
 
 
 def product(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from resmem_cli.errors import DataError
 from resmem_cli.indexes.base import Build
 from resmem_cli.indexes.choice import CHOICE_NEIGHBORS
-from resmem_cli.indexes.principal import PROJECTED_ROWS, Reduction, one_blas_thread
+from resmem_cli.indexes.one_thread import one_blas_thread
+from resmem_cli.indexes.principal import PROJECTED_ROWS, Reduction
 from resmem_cli.indexes.space import Space, check_rows, squared_norms
 from resmem_cli.rows import ArrayInMemory, RandomRows
 from resmem_cli.threads import for_each_block

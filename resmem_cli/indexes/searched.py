@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resmem_cli.errors import DataError
-from resmem_cli.indexes.openmp import one_faiss_thread
+from resmem_cli.indexes.one_thread import one_faiss_thread
 from resmem_cli.indexes.space import Space, check_rows, squared_norms
 from resmem_cli.memory_size import part_of_memory
 from resmem_cli.rows import RandomRows

@@ -4,10 +4,11 @@
 
 For each kind: time, peak anonymous and peak resident memory of the `resmem index` process, size of its file,
 recall of the true neighbours by an exact search, milliseconds for 1,000 queries through the loaded index at
-the effort it was tuned to, and the accuracy that `resmem predict` reports. ScaNN (a tree with codes of two
-dimensions each and re-ranking) is built in a process of its own; its leaves to search and rows to re-rank are
-chosen on its whole curve, so that its recall is at least that of the kind, and both are timed in turn with as
-many threads. Without arrays, random ones of a million rows are made: then nothing is said of accuracy.
+the effort it was tuned to on a sample of the same file of queries, and the accuracy that `resmem predict`
+reports. ScaNN (a tree with codes of two dimensions each and re-ranking) is built in a process of its own; its
+leaves to search and rows to re-rank are chosen on its whole curve, so that its recall is at least that of the
+kind, and both are timed in turn with as many threads. Without arrays, random ones of a million rows are made:
+then nothing is said of accuracy.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "ivf-float16": ("--kind", "ivf", "--storage", "float16"),
     "ivf-rabitq": ("--kind", "ivf-rabitq"),
     "ivf-pq": ("--kind", "ivf-pq"),
+    "ivf-pq-8": ("--kind", "ivf-pq", "--bits", "8"),
     "hnsw": ("--kind", "hnsw"),
     "factory": ("--factory", "IVF1024,SQ8"),
 }
@@ -198,7 +200,8 @@ def main() -> None:
         resmem("residualize", *memory.arguments, "-o", residuals)
         for kind in given.kinds:
             path = folder / f"{kind}.h5"
-            built = resmem("index", *memory.arguments, *KINDS[kind], "-o", path, *tuning(kind, given))
+            tuned = tuning(kind, queries, given)
+            built = resmem("index", *memory.arguments, *KINDS[kind], "-o", path, *tuned)
             index = load_index(stack.enter_context(open_artifact(path, INDEX)))
             rows = index.search(asked, given.k).rows
             recall = recall_of(rows, true_rows)
@@ -213,16 +216,19 @@ def main() -> None:
                     f"{ratio_of_pairs(ours, theirs):.3f}",
                 ]
             table.append(cells)
-            print(f"{kind}: {index.parameters()}", flush=True)
+            print(f"{kind}: {index.parameters()}: {', '.join(cells[1:])}", flush=True)
     print()
     columns = ["kind", "build", "anonymous", "resident", "file", f"recall@{given.k}", "ms/1,000", "accuracy"]
     columns += ["ScaNN's recall (leaves, reorder)", "ms/1,000", "ours / ScaNN's"]
     print_table(columns, table)
 
 
-def tuning(kind: str, given: argparse.Namespace) -> list[str]:
-    """Give the options that say how good an approximate kind is to be."""
-    return [] if kind == "exact" else ["--recall", given.recall, "-k", str(given.k)]
+def tuning(kind: str, queries: Source, given: argparse.Namespace) -> list[str]:
+    """Give the options that say how good an approximate kind is to be, on a sample of the queries."""
+    if kind == "exact":
+        return []
+    split = ["--queries-split", queries.split] if queries.split else []
+    return ["--recall", given.recall, "-k", str(given.k), "--queries", str(queries.path), *split]
 
 
 def build_cells(built: Run, size: float) -> list[str]:

@@ -1,11 +1,13 @@
-"""faiss on the calling thread alone."""
+"""Libraries with threads of their own, on the calling thread alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import faiss
+from threadpoolctl import ThreadpoolController
 
 
 @contextmanager
@@ -22,3 +24,20 @@ def one_faiss_thread() -> Iterator[None]:
         yield
     finally:
         faiss.omp_set_num_threads(before)
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Have numpy's products of matrices made by the thread that asks for them.
+
+    Cut by the number of threads, their last bits may change. And BLAS's own threads go on spinning for a
+    while after a product: a search of lists right after one took twice as long.
+    """
+    with _libraries().limit(limits=1, user_api="blas"):
+        yield
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    # Looking for the libraries takes most of a millisecond; numpy's and faiss's are loaded by now.
+    return ThreadpoolController()
