@@ -22,9 +22,9 @@ def plan(n, d, *, memory=8 * GIB, itemsize=2, **given):
         (50_000, 64, 8 * GIB, "exact"),
         (1_281_167, 1280, 8 * GIB, "exact"),
         (1_281_167, 1280, 1 * GIB, "exact"),
-        (10_000_000, 512, 16 * GIB, "ivf"),
-        (10_000_000, 512, 8 * GIB, "ivf-rabitq"),
-        (1_600_000_000, 1024, 8 * GIB, "ivf-rabitq"),
+        (10_000_000, 512, 16 * GIB, "ivf-pq"),
+        (10_000_000, 512, 2 * GIB, "ivf-pq"),
+        (1_600_000_000, 1024, 8 * GIB, "ivf-pq"),
     ],
 )
 def test_the_kind_follows_from_rows_dimensions_and_memory(n, d, memory, kind):
@@ -34,16 +34,17 @@ def test_the_kind_follows_from_rows_dimensions_and_memory(n, d, memory, kind):
 
 
 def test_the_reason_has_the_numbers():
-    assert plan(10_000_000, 512, memory=16 * GIB).reason.endswith("as float16 their 9.6 GiB fit in memory.")
-    assert "would be 9.6 GiB, more than the 8.0 GiB of memory, as codes of a few bits" in (
-        plan(10_000_000, 512).reason
+    assert plan(10_000_000, 512).reason.endswith("are 2.5 GiB and fit in memory.")
+    finer = plan(10_000_000, 512, parameters={"subquantizers": 128, "bits": 8})
+    assert finer.reason.endswith("are 1.3 GiB and fit in memory.")
+    assert plan(100_000_000, 512).reason.endswith(
+        "are 25 GiB, more than the 8.0 GiB of memory: they are searched from the disk."
     )
-    assert "even their codes are 26 GiB: they are searched from the disk" in plan(100_000_000, 512).reason
 
 
 def test_chosen_parameters_are_those_the_kind_takes(tmp_path):
     assert plan(10_000_000, 512, memory=16 * GIB).parameters == {}
-    assert plan(10_000_000, 512, parameters={"bits": 2}).parameters == {"bits": 2}
+    assert plan(10_000_000, 512, parameters={"bits": 8}).parameters == {"bits": 8}
     assert plan(50_000, 64, parameters={"axes": 0}).parameters == {"axes": 0}
 
 

@@ -19,6 +19,7 @@ EXACT_SIZE = 1 << 31
 # What one core does, measured on machines of 2026; all costs are estimates made from these.
 _PRODUCTS = 40e9  # floating point operations a second in products of large matrices
 _CODES = 4e9  # bytes of codes compared a second, read in order
+_CANDIDATES = 2e7  # candidates a second that are kept, fetched and compared by true distances
 _NODES = 4e6  # nodes of a graph visited a second, read at random, without their values
 _FILE = 500e6  # bytes read and written a second, whatever the cores
 _SCALE_QUERIES = 1000  # exact searches that `index` makes of its own to measure distances
@@ -32,6 +33,7 @@ _ROW_NUMBER = 8
 _DEFAULT_BITS = 4
 _SHARE_VISITED = 0.02  # of the lists, for a recall of about .95
 _MIN_VISITED = 8
+_FETCHED = 160  # candidates of a query
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,8 @@ def plan_index(
 ) -> Plan:
     """Choose a kind of index for a memory, and estimate what it costs.
 
-    Up to `EXACT_SIZE` numbers search is exact. Beyond, rows are put in lists: as float16 while those fit
-    in the memory, or else as RaBitQ codes of 4 bits a dimension, if need be read from the disk.
+    Up to `EXACT_SIZE` numbers search is exact. Beyond, rows are put in lists, as product-quantized codes of
+    4 bits a dimension, which are scanned fastest; if need be they are read from the disk.
 
     Parameters
     ----------
@@ -145,34 +147,30 @@ def plan_index(
     if kind is not None:
         reason = f"as asked, for {numbers}."
         return _COSTS.get(kind, _unknown)(Plan(n, d, kind, given, reason), itemsize, memory)
-    kind, reason = _chosen(n, d, memory, numbers, bits=given.get("bits", _DEFAULT_BITS))
+    kind, reason = _chosen(n, d, memory, numbers, given)
     return _COSTS[kind](Plan(n, d, kind, given, reason), itemsize, memory)
 
 
 def chosen_kind(n: int, d: int, memory: int) -> str:
     """Give the name of the kind that `plan_index` chooses."""
-    return _chosen(n, d, memory, "", bits=_DEFAULT_BITS)[0]
+    return _chosen(n, d, memory, "", {})[0]
 
 
-def _chosen(n: int, d: int, memory: int, numbers: str, *, bits: int) -> tuple[str, str]:
+def _chosen(n: int, d: int, memory: int, numbers: str, given: Mapping[str, Any]) -> tuple[str, str]:
     """Choose a kind, and say why."""
     if n * d <= EXACT_SIZE:
         return "exact", f"{numbers} are few enough to find all true neighbours of every query."
     too_many = f"comparing each query with all {numbers} would take {time_text(_products(2.0 * n * d))}"
-    floats = n * (2 * d + _ROW_NUMBER)
-    codes = n * _rabitq_bytes(d, bits)
-    if floats <= memory:
-        reason = f"{too_many}, so lists of near rows; as float16 their {memory_text(floats)} fit in memory."
-        return "ivf", reason
-    reason = (
-        f"{too_many}, so lists of near rows; as float16 they would be {memory_text(floats)}, more than the "
-        f"{memory_text(memory)} of memory"
-    )
+    codes = n * (_pq_bytes(d, given) + _ROW_NUMBER)
+    reason = f"{too_many}, so lists of near rows; their codes, of a few bits a dimension, are "
     if codes <= memory:
-        reason += f", as codes of a few bits a dimension they are {memory_text(codes)}."
+        reason += f"{memory_text(codes)} and fit in memory."
     else:
-        reason += f", and even their codes are {memory_text(codes)}: they are searched from the disk."
-    return "ivf-rabitq", reason
+        reason += (
+            f"{memory_text(codes)}, more than the {memory_text(memory)} of memory: they are searched from "
+            "the disk."
+        )
+    return "ivf-pq", reason
 
 
 def _exact(plan: Plan, itemsize: int, memory: int) -> Plan:
@@ -201,9 +199,8 @@ def _rabitq(plan: Plan, itemsize: int, memory: int) -> Plan:
 
 
 def _pq(plan: Plan, itemsize: int, memory: int) -> Plan:
-    bits = plan.parameters.get("bits", DEFAULT_BITS)
-    code = -(-plan.parameters.get("subquantizers", default_subquantizers(plan.d, bits)) * bits // 8)
-    return _lists(plan, code, itemsize, memory, recall=0.95, lists=default_pq_lists(plan.n, bits))
+    lists = default_pq_lists(plan.n, plan.parameters.get("bits", DEFAULT_BITS))
+    return _lists(plan, _pq_bytes(plan.d, plan.parameters), itemsize, memory, recall=0.95, lists=lists)
 
 
 def _lists(
@@ -216,6 +213,7 @@ def _lists(
     entries = n * (code_bytes + _ROW_NUMBER)
     trained = min(n, _TRAINED * lists)
     query = _products(2.0 * lists * d) + visited / lists * n * code_bytes / (_CODES * n_threads())
+    query += _FETCHED / (_CANDIDATES * n_threads())
     return _with_costs(
         plan,
         search_bytes=entries + 4 * lists * d,
@@ -268,6 +266,13 @@ _COSTS = {"exact": _exact, "ivf": _ivf, "ivf-rabitq": _rabitq, "ivf-pq": _pq, "h
 
 def _with_costs(plan: Plan, **costs: Any) -> Plan:
     return replace(plan, **costs)
+
+
+def _pq_bytes(d: int, given: Mapping[str, Any]) -> int:
+    """Count the bytes of a code of product quantization."""
+    bits = given.get("bits", DEFAULT_BITS)
+    parts = given.get("subquantizers", default_subquantizers(d, bits))
+    return -(-int(parts * bits) // 8)
 
 
 def _rabitq_bytes(d: int, bits: int) -> float:
