@@ -13,8 +13,8 @@ from resmem_cli.types import Progress, no_progress, row_blocks
 SCALE_NEIGHBOR = 53
 SCALE_SAMPLE = 1000
 
-# A block of queries takes a second or two at most on one core, so that progress shows and signals are heard.
-_BLOCK_FLOPS = 1 << 37
+# A block of queries takes a few seconds at most on one core, so that progress shows and signals are heard.
+_BLOCK_FLOPS = 1 << 38
 
 
 def search_rows(shape: tuple[int, int]) -> int:

@@ -19,7 +19,7 @@ from resmem_cli.rows import RandomRows
 from resmem_cli.threads import for_each_block, n_threads
 from resmem_cli.types import Progress, no_progress, row_blocks
 
-KEPT_BYTES = 1 << 28
+KEPT_BYTES = 1 << 26
 """A centred copy of the memory up to this size is kept; of a larger one, blocks are made again each time."""
 
 BLOCK_BYTES = 1 << 26
@@ -33,7 +33,7 @@ _CENTRED_ELEMENTS = 1 << 18  # float64 values of rows being centred by one threa
 
 
 def kept_bytes() -> int:
-    """Give the largest size of a centred copy that is kept: 256 MiB, or an eighth of the memory."""
+    """Give the largest size of a centred copy that is kept: 64 MiB, or an eighth of the memory."""
     return part_of_memory(8, most=KEPT_BYTES)
 
 
@@ -178,6 +178,7 @@ class FaissSearch:
                 points = memory.read(block.start, block.stop)
                 for first, more_squares, more_rows in _search(queries, points, count):
                     squares, rows = _merge(squares, rows, more_squares, more_rows, block.start + first, count)
+                del points  # before the next block is made
         return squares, rows
 
 
