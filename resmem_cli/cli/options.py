@@ -56,6 +56,9 @@ Split = Annotated[
 ]
 
 
+_AMPLE = 1 << 30  # bytes of memory
+
+
 def stay_within(memory: str) -> int:
     """Read `--memory`, in bytes, and have as little of it wasted as it is small.
 
@@ -73,7 +76,8 @@ def stay_within(memory: str) -> int:
             expected=f"at least {memory_text(LEAST_MEMORY)}",
             found=memory,
         )
-    keep_freed_memory(min(1 << 30, n_bytes // 32))
+    # Page faults cost less than what lies unused where there is little.
+    keep_freed_memory(min(1 << 30, n_bytes // (32 if n_bytes >= _AMPLE else 128)))
     return n_bytes
 
 

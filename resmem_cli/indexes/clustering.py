@@ -26,8 +26,8 @@ _ITERATIONS = 10
 _CENTRE_ROWS = 64  # of the sample, for each centre
 _WORD_ROWS, _LEAST_WORD_ROWS = 256, 1 << 14  # of the sample, for each code word, and for all of them
 _LEAST_SAMPLE = 1 << 14
-_SAMPLE_SHARE = 4  # the sample takes one part in so many of the memory
-_BLOCK_ROWS, _BLOCK_ELEMENTS = 1 << 14, 1 << 22
+_SAMPLE_SHARE = 8  # the sample takes one part in so many of the memory
+_BLOCK_ROWS, _BLOCK_ELEMENTS = 1 << 12, 1 << 20
 _READ_ELEMENTS = 1 << 18  # of the rows that are drawn, brought into their space in float64
 _LARGEST = np.finfo(np.float32).max
 _EXTRA_CENTRES = 4  # fetched besides those wanted; more can seldom tie by rounding
@@ -65,7 +65,7 @@ def drawn_sample(
     space : Space
         Where the rows are searched.
     n_lists : int
-        How many centres are to be learnt, each from 64 rows, as far as a quarter of the memory goes.
+        How many centres are to be learnt, each from 64 rows, as far as an eighth of the memory goes.
     left_out : (h,) int64
         Rows not to be among them.
     build : Build
@@ -91,7 +91,7 @@ def drawn_sample(
 
 
 def sample_blocks(sample: NDArray[np.float32]) -> Sequence[slice]:
-    """Cut (m, d) rows into blocks of up to 2²² numbers: always the same, so that their sums are."""
+    """Cut (m, d) rows into blocks of up to 2²⁰ numbers: always the same, so that their sums are."""
     return row_blocks(len(sample), max(1, min(_BLOCK_ROWS, _BLOCK_ELEMENTS // sample.shape[1])))
 
 

@@ -254,7 +254,7 @@ def _merge(
 def _product_queries() -> int:
     """Give the queries of one matrix product of faiss: each core holds the products with 1,024 rows."""
     product_bytes = 4 * int(faiss.cvar.distance_compute_blas_database_bs) * n_threads()
-    return max(_LEAST_PRODUCT, part_of_memory(16, most=_MOST_PRODUCT * product_bytes) // product_bytes)
+    return max(_LEAST_PRODUCT, part_of_memory(32, most=_MOST_PRODUCT * product_bytes) // product_bytes)
 
 
 @contextmanager
