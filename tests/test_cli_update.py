@@ -400,7 +400,11 @@ class TestEveryKindOfIndex:
         assert folder(*updating, "--add", "more.npz").status == 0
         folder.save("scratch", chosen(rows, np.delete(np.arange(320), 3)))
         with open_artifact(folder.path / "new.h5") as new:
-            assert new.parameters["quality"] == {"target_recall": 0.8, "k": 7}
+            assert new.parameters["quality"] == {
+                "target_recall": 0.8,
+                "k": 7,
+                "measured_on": "held-out rows",
+            }
             lists = new.parameters["search"]["lists"]
         scratch = ["index", "scratch.npz", *tuned, "--lists", lists, "-o", "scratch.h5", "-q"]
         assert folder(*scratch).status == 0

@@ -578,7 +578,7 @@ class TestClustering:
         assert (rows % 2 == 1).all()
         assert np.diff(rows).max() < 100
         few = drawn_sample(vectors, space, 400, left_out=left_out, build=Build(memory=1 << 14))
-        assert 450 < len(few) < 570
+        assert 220 < len(few) < 290
 
     @pytest.mark.parametrize("spread", [0, 1e-6, 1])
     def test_the_nearest_centres_are_brute_forces_in_any_batch(self, spread):
@@ -634,8 +634,8 @@ def test_learning_centres_takes_little_more_than_the_sample():
     assert peak < 1.5 * sample.nbytes
 
 
-@pytest.mark.parametrize(("n_lists", "rows"), [(10, 1024), (300, 1024), (4000, 4000)])
-def test_a_sample_is_a_quarter_of_the_memory_at_most_unless_the_lists_need_more(n_lists, rows):
+@pytest.mark.parametrize(("n_lists", "rows"), [(10, 512), (300, 512), (4000, 4000)])
+def test_a_sample_is_an_eighth_of_the_memory_at_most_unless_the_lists_need_more(n_lists, rows):
     vectors = ArrayInMemory(np.zeros((5000, 1024), np.float16))
     build = Build(memory=16 << 20)
     space = Space(Metric.EUCLIDEAN, np.zeros(1024))

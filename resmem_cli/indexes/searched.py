@@ -19,7 +19,7 @@ from resmem_cli.rows import RandomRows
 from resmem_cli.threads import for_each_block, n_threads
 from resmem_cli.types import Progress, no_progress, row_blocks
 
-KEPT_BYTES = 1 << 26
+KEPT_BYTES = 1 << 25
 """A centred copy of the memory up to this size is kept; of a larger one, blocks are made again each time."""
 
 BLOCK_BYTES = 1 << 26
@@ -33,7 +33,7 @@ _CENTRED_ELEMENTS = 1 << 18  # float64 values of rows being centred by one threa
 
 
 def kept_bytes() -> int:
-    """Give the largest size of a centred copy that is kept: 64 MiB, or an eighth of the memory."""
+    """Give the largest size of a centred copy that is kept: 32 MiB, or an eighth of the memory."""
     return part_of_memory(8, most=KEPT_BYTES)
 
 
