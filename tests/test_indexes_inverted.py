@@ -418,6 +418,13 @@ class TestForgedFiles:
         with pytest.raises(DataError, match="build the index again"):
             loaded(kind, arrays, {**parameters, **change})
 
+    @pytest.mark.parametrize(("kind", "name"), [(IVFPQIndex, "residual"), (IVFIndex, "storage")])
+    @pytest.mark.parametrize("value", [None, 2, "yes"])
+    def test_what_a_build_chooses_is_never_missing(self, kind, name, value):
+        index = kind.build(in_clusters(200))
+        with pytest.raises(DataError, match="parameters"):
+            loaded(kind, stored(index), {**index.parameters(), name: value})
+
     @pytest.mark.parametrize("row", [-2, -1, N, 1 << 40, -(1 << 62)])
     def test_rows_that_are_not_there_are_never_used(self, built, row):
         kind, arrays, parameters = built

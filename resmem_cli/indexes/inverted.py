@@ -157,6 +157,8 @@ class InvertedIndex(ApproximateIndex):
             index.settings = cls.chosen_settings({name: parameters.get(name) for name in names}, n=n, d=d)
         except UsageError as error:
             raise _damaged("parameters", str(error)) from error
+        if None in index.settings.values():
+            raise _damaged("parameters", "lack what was chosen when the index was built")
         n_lists = index.settings["lists"]
         if index.effort.probe > n_lists:
             raise _damaged("parameters.effort.probe", "is more than there are lists")

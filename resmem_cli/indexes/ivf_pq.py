@@ -67,8 +67,10 @@ class IVFPQIndex(InvertedIndex):
             raise UsageError(
                 f"bits of {cls.kind} out of range", expected=" or ".join(map(str, _COLUMNS)), found=repr(bits)
             )
-        if residual not in (None, False, True):
-            raise UsageError(f"residual of {cls.kind}", expected="true or false", found=repr(residual))
+        if residual is not None and not isinstance(residual, bool):
+            raise UsageError(
+                f"residual of {cls.kind} out of range", expected="true or false", found=repr(residual)
+            )
         known = {
             "lists": (default_pq_lists(n, bits), 1, n),
             "subquantizers": (default_subquantizers(d, bits), 1, d),

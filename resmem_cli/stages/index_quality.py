@@ -58,10 +58,11 @@ def with_queries(target: QualityTarget, source: EmbeddingSource, build: Build, *
     chosen = np.sort(np.random.default_rng(build.seed).choice(source.n, size=count, replace=False))
     given = np.empty((count, d), source.embeddings.dtype)
     for block in row_blocks(source.n, rows_within(given.shape, given.dtype)):
-        some = slice(*np.searchsorted(chosen, (block.start, block.stop)))
-        given[some] = source.embeddings.read(block.start, block.stop)[chosen[some] - block.start]
+        rows = source.embeddings.read(block.start, block.stop)
         with naming_file(source.path):
-            check_rows(given[some], build.metric, first=block.start)
+            check_rows(rows, build.metric, first=block.start)
+        some = slice(*np.searchsorted(chosen, (block.start, block.stop)))
+        given[some] = rows[chosen[some] - block.start]
     return replace(target, given=given)
 
 
