@@ -17,6 +17,8 @@ def test_a_share_that_is_proved_is_never_rounded_up(share: float, shown: str) ->
 @pytest.mark.parametrize(
     ("name", "value", "shown"),
     [
+        ("residual", True, "yes"),
+        ("search", {"bits": 4, "residual": False}, "bits: 4, residual: no"),
         ("base_accuracy", 0.5236, "52.36 %"),
         ("gain", 0.0303, "+3.03 points"),
         ("rows", 50_000, "50,000"),

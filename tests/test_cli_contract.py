@@ -470,10 +470,11 @@ def test_a_missing_extra_ends_in_69(tmp_path: Path, resmem_process: Resmem) -> N
     assert_refused(done, 69, "resmem-cli[arrow]")
 
 
-def test_out_of_memory_ends_in_71(tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", [450_000, 700_000], ids=["to map the file", "to copy its rows"])
+def test_out_of_memory_ends_in_71(limit: int, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     np.save(tmp_path / "wide.npy", generator.normal(size=(100_000, 512)).astype(np.float32))
-    command = f"ulimit -v 700000; exec {sys.executable} -m resmem_cli index wide.npy -o out.h5 --quiet"
+    command = f"ulimit -v {limit}; exec {sys.executable} -m resmem_cli index wide.npy -o out.h5 --quiet"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(
         ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False, env=environment

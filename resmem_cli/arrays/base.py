@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
@@ -150,6 +151,8 @@ def damage_refused(kind: str, file: Path, key: str | None, *errors: type[Excepti
     try:
         yield
     except errors as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            raise MemoryError(f"{file}: no room to map it") from error
         raise DataError(
             "damaged, or of another kind than its suffix says",
             file=file,

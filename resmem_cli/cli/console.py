@@ -105,6 +105,8 @@ def show_value(name: str, value: Any) -> str:
             # Rounded down: 100 % is all.
             return f"{math.floor(10_000 * value) / 100:.2f} %"
         return f"{100 * value:+.2f} points" if name == "gain" else f"{value:.6g}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

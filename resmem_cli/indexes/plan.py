@@ -18,8 +18,9 @@ EXACT_SIZE = 1 << 31
 
 # What one core does, measured on machines of 2026; all costs are estimates made from these.
 _PRODUCTS = 40e9  # floating point operations a second in products of large matrices
-_CODES = 4e9  # bytes of codes compared a second, read in order
-_CANDIDATES = 2e7  # candidates a second that are kept, fetched and compared by true distances
+_CODES = 4e9  # bytes of rows compared a second, read at random
+_FLOAT_CODES, _BIT_CODES, _BYTE_CODES, _FAST_CODES = 12e9, 3e9, 1e9, 16e9  # of codes in lists, read in order
+_CANDIDATES = 5e6  # candidates a second that are kept, fetched and compared by true distances
 _NODES = 4e6  # nodes of a graph visited a second, read at random, without their values
 _FILE = 500e6  # bytes read and written a second, whatever the cores
 _SCALE_QUERIES = 1000  # exact searches that `index` makes of its own to measure distances
@@ -34,6 +35,7 @@ _DEFAULT_BITS = 4
 _SHARE_VISITED = 0.02  # of the lists, for a recall of about .95
 _MIN_VISITED = 8
 _FETCHED = 160  # candidates of a query
+_SETTINGS = 40  # searches of the usual cost that measuring recall takes, as more lists are visited
 
 
 @dataclass(frozen=True)
@@ -190,29 +192,38 @@ def _exact(plan: Plan, itemsize: int, memory: int) -> Plan:
 
 def _ivf(plan: Plan, itemsize: int, memory: int) -> Plan:
     width = 4 if plan.parameters.get("storage") == "float32" else 2
-    return _lists(plan, width * plan.d, itemsize, memory, recall=0.99)
+    return _lists(plan, width * plan.d, itemsize, memory, rate=_FLOAT_CODES, recall=0.99)
 
 
 def _rabitq(plan: Plan, itemsize: int, memory: int) -> Plan:
     code = _rabitq_bytes(plan.d, plan.parameters.get("bits", _DEFAULT_BITS)) - _ROW_NUMBER
-    return _lists(plan, code, itemsize, memory, recall=0.95)
+    return _lists(plan, code, itemsize, memory, rate=_BIT_CODES, recall=0.95)
 
 
 def _pq(plan: Plan, itemsize: int, memory: int) -> Plan:
-    lists = default_pq_lists(plan.n, plan.parameters.get("bits", DEFAULT_BITS))
-    return _lists(plan, _pq_bytes(plan.d, plan.parameters), itemsize, memory, recall=0.95, lists=lists)
+    bits = plan.parameters.get("bits", DEFAULT_BITS)
+    rate, lists = _FAST_CODES if bits == 4 else _BYTE_CODES, default_pq_lists(plan.n, bits)
+    code = _pq_bytes(plan.d, plan.parameters)
+    return _lists(plan, code, itemsize, memory, rate=rate, recall=0.95, lists=lists)
 
 
 def _lists(
-    plan: Plan, code_bytes: float, itemsize: int, memory: int, *, recall: float, lists: int | None = None
+    plan: Plan,
+    code_bytes: float,
+    itemsize: int,
+    memory: int,
+    *,
+    rate: float,
+    recall: float,
+    lists: int | None = None,
 ) -> Plan:
-    """Estimate a kind with inverted lists."""
+    """Estimate a kind with inverted lists; `rate` is the bytes of codes that a core compares a second."""
     n, d = plan.n, plan.d
     lists = plan.parameters.get("lists", lists or default_lists(n))
     visited = min(lists, max(_MIN_VISITED, _SHARE_VISITED * lists))
     entries = n * (code_bytes + _ROW_NUMBER)
     trained = min(n, _TRAINED * lists)
-    query = _products(2.0 * lists * d) + visited / lists * n * code_bytes / (_CODES * n_threads())
+    query = _products(2.0 * lists * d) + visited / lists * n * code_bytes / (rate * n_threads())
     query += _FETCHED / (_CANDIDATES * n_threads())
     return _with_costs(
         plan,
@@ -221,7 +232,7 @@ def _lists(
         disk_bytes=n * d * itemsize + entries + 4 * lists * d,
         build_seconds=_products(2.0 * lists * d * (_ITERATIONS * trained + n))
         + _products(2.0 * _HELD_OUT * n * d)
-        + (_SCALE_QUERIES + 10 * _HELD_OUT) * query
+        + (_SCALE_QUERIES + _SETTINGS * _HELD_OUT) * query
         + 2 * (n * d * itemsize + entries) / _FILE,
         query_seconds=query,
         recall=recall,
