@@ -147,6 +147,8 @@ def test_recall_is_measured_on_the_queries_of_a_file(
     ("options", "status", "words"),
     [
         (["--queries", "narrow.npy"], 65, "narrow.npy: queries of another dimension than the memory"),
+        (["--queries", "narrow.npy", "--dry-run"], 65, "narrow.npy: queries of another dimension"),
+        (["--queries", "none.npy", "--dry-run"], 66, "none.npy"),
         (["--queries", "nan.npy"], 65, "nan.npy"),
         (["--queries", "none.npy"], 66, "none.npy"),
         (["--queries", "nan.npy", "--no-measure"], 2, "leave out --no-measure"),

@@ -134,7 +134,7 @@ class TestEveryCoding:
         whole = index.search(queries, 20)
         thread_count(1)
         parts = [index.search(part, 20) for part in np.split(queries, [1, 2, 9, 50])]
-        monkeypatch.setattr(list_scanner, "MOST_TOGETHER", 60)
+        monkeypatch.setattr(list_scanner, "_BATCH_ELEMENTS", 60)
         parts.append(index.search(queries[::-1], 20))
         rows = np.concatenate([part.rows for part in parts])
         distances = np.concatenate([part.distances for part in parts])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Self
@@ -14,7 +15,7 @@ from resmem_cli.errors import DataError, UsageError
 from resmem_cli.indexes.approximate import MEASURED_BEFORE, ApproximateIndex, Effort
 from resmem_cli.indexes.base import Build
 from resmem_cli.indexes.clustering import Centres, default_lists, drawn_sample, learnt_centres, sample_blocks
-from resmem_cli.indexes.list_scanner import MOST_TOGETHER, ListScanner
+from resmem_cli.indexes.list_scanner import ListScanner
 from resmem_cli.indexes.lists import Entries, ListLayout, ListWriter, checked_layout, stored_entries
 from resmem_cli.indexes.parameters import chosen_parameters
 from resmem_cli.indexes.quality import held_out_rows, tune
@@ -231,7 +232,7 @@ class InvertedIndex(ApproximateIndex):
 
     def queries_together(self, probe: int) -> int:
         """Count the queries, each visiting `probe` lists, that one core best searches together."""
-        return MOST_TOGETHER
+        return sys.maxsize
 
     @property
     def probes(self) -> tuple[int, ...]:

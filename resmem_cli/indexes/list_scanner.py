@@ -18,9 +18,7 @@ from resmem_cli.types import row_blocks
 LARGEST_VALUE = 2.0**50
 """Of rows and queries, the sums of whose squares are sure to stay within float32's range."""
 
-MOST_TOGETHER = 1 << 20
-"""Lists or candidates of the queries searched together."""
-
+_BATCH_ELEMENTS = 1 << 20  # lists or candidates of the queries searched together
 _FEW_QUERIES = 8  # are not worth the start of a thread
 
 
@@ -74,7 +72,7 @@ class ListScanner:
         self._engine.nprobe = probe
         # Squares of others may overflow, and some kinds count with them on the way.
         usual = np.flatnonzero(np.abs(queries).max(axis=1, initial=0) <= LARGEST_VALUE)
-        for block in row_blocks(len(usual), max(1, MOST_TOGETHER // max(probe, count))):
+        for block in row_blocks(len(usual), max(1, _BATCH_ELEMENTS // max(probe, count))):
             some = queries[usual[block]]
             lists, squares = self._centres.nearest(some, probe)
             self._lists.check(lists)

@@ -18,7 +18,7 @@ EXACT_SIZE = 1 << 31
 
 # What one core does, measured on machines of 2026; all costs are estimates made from these.
 _PRODUCTS = 40e9  # floating point operations a second in products of large matrices
-_CODES = 4e9  # bytes of rows compared a second, read at random
+_ROWS = 4e9  # bytes of rows compared a second, read at random
 _FLOAT_CODES, _BIT_CODES, _BYTE_CODES, _FAST_CODES = 12e9, 3e9, 1e9, 16e9  # of codes in lists, read in order
 _CANDIDATES = 5e6  # candidates a second that are kept, fetched and compared by true distances
 _NODES = 4e6  # nodes of a graph visited a second, read at random, without their values
@@ -243,7 +243,7 @@ def _graph(plan: Plan, itemsize: int, memory: int) -> Plan:
     n, d = plan.n, plan.d
     links, tries = plan.parameters.get("links", 32), plan.parameters.get("ef_construction", 80)
     node = 4 * d + 8 * links + 16
-    visit = 1 / _NODES + 4 * d / _CODES
+    visit = 1 / _NODES + 4 * d / _ROWS
     query = 20 * links * visit / n_threads()
     return _with_costs(
         plan,

@@ -23,6 +23,7 @@ from resmem_cli.memory_size import DEFAULT_MEMORY, memory_budget
 from resmem_cli.rows import ArrayInMemory, RandomRows
 from resmem_cli.scratch import Scratch
 from resmem_cli.stages.index_quality import (
+    check_queries,
     quality_record,
     quality_summary,
     quality_target,
@@ -103,8 +104,8 @@ def plan(embeddings: Path | str, *, config: IndexConfig | None = None) -> StageR
     """
     config = config or IndexConfig()
     _check(config)
-    with open_embeddings(Path(embeddings), config.arrays) as source:
-        planned = _plan(source, config)
+    with open_embeddings(Path(embeddings), config.arrays) as source, _open_queries(config) as queries:
+        planned = _plan(source, queries, config)
     return StageResult("index", None, planned.summary(), (*source.notices, *_excess(planned, config)))
 
 
@@ -152,10 +153,10 @@ def index(
             output, INDEX, reads=(*source.files, *(queries.files if queries else ())), clobber=clobber
         ) as writer,
     ):
-        planned = _plan(source, config)
+        planned = _plan(source, queries, config)
         build = _build(source, config, folder=output.absolute().parent, progress=progress)
         if queries and build.quality:
-            build = replace(build, quality=with_queries(build.quality, queries, build, d=source.d))
+            build = replace(build, quality=with_queries(build.quality, queries, build))
         vectors = _vectors(source, build)
         if announce is not None:
             announce(planned)
@@ -199,8 +200,10 @@ def _check(config: IndexConfig) -> None:
         raise UsageError("--queries-split is for --queries", remedy="give both")
 
 
-def _plan(source: EmbeddingSource, config: IndexConfig) -> Plan:
+def _plan(source: EmbeddingSource, queries: EmbeddingSource | None, config: IndexConfig) -> Plan:
     _check_parameters(source, config)
+    if queries:
+        check_queries(queries, d=source.d)
     return plan_index(
         source.n,
         source.d,

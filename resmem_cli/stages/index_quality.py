@@ -27,7 +27,7 @@ def quality_target(n: int, d: int, *, recall: float, k: int) -> QualityTarget:
     return QualityTarget(recall=recall, k=k, queries=queries)
 
 
-def with_queries(target: QualityTarget, source: EmbeddingSource, build: Build, *, d: int) -> QualityTarget:
+def with_queries(target: QualityTarget, source: EmbeddingSource, build: Build) -> QualityTarget:
     """Draw the queries to measure with from those of a file.
 
     Parameters
@@ -35,16 +35,34 @@ def with_queries(target: QualityTarget, source: EmbeddingSource, build: Build, *
     target : QualityTarget
         With how many are wanted.
     source : EmbeddingSource
-        The file.
+        The file, of the memory's dimension.
     build : Build
         With metric and seed.
-    d : int
-        Dimension of the memory.
 
     Raises
     ------
     DataError
-        If they have another dimension, or can't be searched for.
+        If they can't be searched for.
+    """
+    count = min(source.n, target.queries)
+    chosen = np.sort(np.random.default_rng(build.seed).choice(source.n, size=count, replace=False))
+    given = np.empty((count, source.d), source.embeddings.dtype)
+    for block in row_blocks(source.n, rows_within(given.shape, given.dtype)):
+        rows = source.embeddings.read(block.start, block.stop)
+        with naming_file(source.path):
+            check_rows(rows, build.metric, first=block.start)
+        some = slice(*np.searchsorted(chosen, (block.start, block.stop)))
+        given[some] = rows[chosen[some] - block.start]
+    return replace(target, given=given)
+
+
+def check_queries(source: EmbeddingSource, *, d: int) -> None:
+    """Refuse queries of another dimension than the memory's.
+
+    Raises
+    ------
+    DataError
+        If they are.
     """
     if source.d != d:
         raise DataError(
@@ -54,16 +72,6 @@ def with_queries(target: QualityTarget, source: EmbeddingSource, build: Build, *
             expected=f"{d:,}",
             found=f"{source.d:,}",
         )
-    count = min(source.n, target.queries)
-    chosen = np.sort(np.random.default_rng(build.seed).choice(source.n, size=count, replace=False))
-    given = np.empty((count, d), source.embeddings.dtype)
-    for block in row_blocks(source.n, rows_within(given.shape, given.dtype)):
-        rows = source.embeddings.read(block.start, block.stop)
-        with naming_file(source.path):
-            check_rows(rows, build.metric, first=block.start)
-        some = slice(*np.searchsorted(chosen, (block.start, block.stop)))
-        given[some] = rows[chosen[some] - block.start]
-    return replace(target, given=given)
 
 
 def quality_record(index: Index, target: QualityTarget | None) -> dict[str, Any] | None:
