@@ -284,6 +284,19 @@ class TestEveryCoding:
         assert len(notices) == 1
 
 
+@pytest.mark.parametrize(("spread", "residual"), [(0.05, True), (3, False)])
+def test_the_centre_is_taken_off_where_lists_are_narrow(spread, residual):
+    index = IVFPQIndex.build(in_clusters(spread=spread), parameters={"lists": 128})
+    assert index.settings["residual"] is residual
+    assert loaded(IVFPQIndex, stored(index), index.parameters()).settings["residual"] is residual
+
+
+def test_the_settings_measured_go_up_to_all_lists():
+    index = IVFIndex.build(in_clusters(), parameters={"lists": 20})
+    n_lists = index.settings["lists"]
+    assert index.probes == (*(probe for probe in (1, 2, 3, 4, 6, 8, 12, 16) if probe < n_lists), n_lists)
+
+
 def test_float32_codes_in_all_lists_are_exact():
     vectors, queries = in_clusters(), in_clusters(100, seed=1)
     index = IVFIndex.build(vectors, parameters={"storage": "float32"})
