@@ -26,7 +26,7 @@ BLOCK_BYTES = 1 << 26
 """Bytes of a block that is made again each time."""
 
 _PRODUCT_ELEMENTS = 2_000
-_LEAST_PRODUCT, _MOST_PRODUCT = 128, 4096  # queries
+_LEAST_PRODUCT, _MOST_PRODUCT = 128, 1024  # queries
 _SHARED_WORK = 1 << 25  # multiplications that are worth the start of threads
 _FEW_QUERIES = 32  # for a thread, and products of matrices get slow
 _CENTRED_ELEMENTS = 1 << 18  # float64 values of rows being centred by one thread

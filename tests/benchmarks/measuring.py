@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-RESMEM = [sys.executable, "-m", "resmem_cli"]
-"""The command line, as the interpreter that runs the benchmark finds it."""
+RESMEM = [sys.executable, "-P", "-m", "resmem_cli"]
+"""The command line, as installed for the interpreter that runs the benchmark, whatever folder that is in."""
 
 NOT_INSTALLED = "not installed"
 
+# Set where the project is developed; with it an editable install compiles all its modules at every start.
+_COMPILES_ANEW = "PYTHONDONTWRITEBYTECODE"
 _SAMPLE_SECONDS = 0.01
 _UNIT = 1 << 20
 _Result = TypeVar("_Result")
@@ -67,7 +69,11 @@ def run(command: Sequence[str | Path]) -> Run:
     """
     start = time.perf_counter()
     with subprocess.Popen(
-        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [str(part) for part in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={name: value for name, value in os.environ.items() if name != _COMPILES_ANEW},
     ) as process:
         with PeakMemory(process.pid) as peak:
             output, errors = process.communicate()
