@@ -14,16 +14,13 @@ from resmem_cli.version import __version__
 
 if TYPE_CHECKING:
     from resmem_cli.artifacts.reader import open_artifact
+    from resmem_cli.calibration import ProbabilityMethod, fit_temperature, to_probabilities
     from resmem_cli.indexes.base import Build, Neighbors, index_kinds
     from resmem_cli.indexes.exact import ExactIndex
-    from resmem_cli.memory import (
-        DenseMemory,
-        Prediction,
-        TopMemory,
-        neighbor_votes,
-        predict_from_neighbors,
-    )
+    from resmem_cli.memory import DenseMemory, TopMemory, neighbor_votes
     from resmem_cli.metrics import Gain, compare
+    from resmem_cli.outcomes import Outcomes, Quality, outcomes, summarize
+    from resmem_cli.prediction import Prediction, predict_from_neighbors
     from resmem_cli.residual_memory import ResidualMemory
     from resmem_cli.residuals import (
         TopLogits,
@@ -32,9 +29,10 @@ if TYPE_CHECKING:
         compute_top_residuals,
         softmax,
     )
-    from resmem_cli.stages.analyze import analyze
+    from resmem_cli.stages.analyze import AnalyzeConfig, analyze
     from resmem_cli.stages.embed import embed, list_layers
     from resmem_cli.stages.embedding.config import EmbedConfig, ImageConfig, LanguageConfig
+    from resmem_cli.stages.export import export
     from resmem_cli.stages.import_arrays import ImportConfig, import_arrays
     from resmem_cli.stages.index import IndexConfig, index
     from resmem_cli.stages.info import info
@@ -42,6 +40,7 @@ if TYPE_CHECKING:
     from resmem_cli.stages.residualize import ResidualizeConfig, residualize
     from resmem_cli.stages.searching import SearchConfig
     from resmem_cli.stages.sources import open_embeddings
+    from resmem_cli.stages.tune import TuneConfig, tune
     from resmem_cli.stages.update import UpdateConfig, update
     from resmem_cli.stages.verify import verify
     from resmem_cli.truncation import Truncation
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
         Method,
         Metric,
         Pooling,
+        ResidualSpace,
         StageResult,
         StorageType,
     )
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 
 # Where each public name lives. They are imported when first used, so that `resmem --help` loads no numpy.
 _HOMES = {
+    "AnalyzeConfig": "stages.analyze",
     "ArraySelection": "types",
     "Build": "indexes.base",
     "ComputeType": "types",
@@ -74,10 +75,14 @@ _HOMES = {
     "Method": "types",
     "Metric": "types",
     "Neighbors": "indexes.base",
+    "Outcomes": "outcomes",
     "Pooling": "types",
     "PredictConfig": "stages.predict",
-    "Prediction": "memory",
+    "Prediction": "prediction",
+    "ProbabilityMethod": "calibration",
+    "Quality": "outcomes",
     "ResidualMemory": "residual_memory",
+    "ResidualSpace": "types",
     "ResidualizeConfig": "stages.residualize",
     "SearchConfig": "stages.searching",
     "StageResult": "types",
@@ -86,6 +91,7 @@ _HOMES = {
     "TopMemory": "memory",
     "TopResiduals": "residuals",
     "Truncation": "truncation",
+    "TuneConfig": "stages.tune",
     "UpdateConfig": "stages.update",
     "analyze": "stages.analyze",
     "compare": "metrics",
@@ -93,6 +99,8 @@ _HOMES = {
     "compute_top_residuals": "residuals",
     "default_sigma": "weights",
     "embed": "stages.embed",
+    "export": "stages.export",
+    "fit_temperature": "calibration",
     "import_arrays": "stages.import_arrays",
     "index": "stages.index",
     "index_kinds": "indexes.base",
@@ -102,15 +110,20 @@ _HOMES = {
     "neighbor_weights": "weights",
     "open_artifact": "artifacts.reader",
     "open_embeddings": "stages.sources",
+    "outcomes": "outcomes",
     "predict": "stages.predict",
-    "predict_from_neighbors": "memory",
+    "predict_from_neighbors": "prediction",
     "residualize": "stages.residualize",
     "softmax": "residuals",
+    "summarize": "outcomes",
+    "to_probabilities": "calibration",
+    "tune": "stages.tune",
     "update": "stages.update",
     "verify": "stages.verify",
 }
 
 __all__ = [
+    "AnalyzeConfig",
     "ArraySelection",
     "Build",
     "ComputeType",
@@ -126,10 +139,14 @@ __all__ = [
     "Method",
     "Metric",
     "Neighbors",
+    "Outcomes",
     "Pooling",
     "PredictConfig",
     "Prediction",
+    "ProbabilityMethod",
+    "Quality",
     "ResidualMemory",
+    "ResidualSpace",
     "ResidualizeConfig",
     "SearchConfig",
     "StageResult",
@@ -138,6 +155,7 @@ __all__ = [
     "TopMemory",
     "TopResiduals",
     "Truncation",
+    "TuneConfig",
     "UpdateConfig",
     "__version__",
     "analyze",
@@ -146,6 +164,8 @@ __all__ = [
     "compute_top_residuals",
     "default_sigma",
     "embed",
+    "export",
+    "fit_temperature",
     "import_arrays",
     "index",
     "index_kinds",
@@ -155,10 +175,14 @@ __all__ = [
     "neighbor_weights",
     "open_artifact",
     "open_embeddings",
+    "outcomes",
     "predict",
     "predict_from_neighbors",
     "residualize",
     "softmax",
+    "summarize",
+    "to_probabilities",
+    "tune",
     "update",
     "verify",
 ]

@@ -1,4 +1,4 @@
-"""The memory's share of a prediction, and its sum with the network's (Yang et al. 2023, eqs. 7 and 8)."""
+"""The memory's share of a prediction: weighted sums of residuals, or of labels (Yang et al. 2023, eq. 7)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resmem_cli.errors import DataError
-from resmem_cli.residuals import TopResiduals, decode_values, softmax
+from resmem_cli.residuals import TopResiduals, decode_values
 from resmem_cli.threads import for_each_block
 from resmem_cli.truncation import Truncation, bound_truncation
-from resmem_cli.types import Method, row_blocks
-from resmem_cli.weights import neighbor_weights
+from resmem_cli.types import row_blocks
 
 # Rows mixed at once: their (rows, C) float32 sums stay in the processor's cache.
 _MIX_ELEMENTS = 1 << 15
@@ -29,6 +28,9 @@ class Residuals(Protocol):
 
         Gives None where whole residuals are stored.
         """
+
+    def entries(self, rows: NDArray[np.int64], classes: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Give `residuals[rows[i, j], classes[i]]`, (n_queries, k)."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,10 @@ class DenseMemory:
             return
         for_each_block(correct_block, row_blocks(len(rows), max(1, _MIX_ELEMENTS // n_classes)))
 
+    def entries(self, rows: NDArray[np.int64], classes: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Give one class's entry of each neighbour's residual; see `Residuals.entries`."""
+        return self.residuals[rows, classes[:, None]]
+
     def mix(self, rows: NDArray[np.int64], weights: NDArray[np.float32]) -> NDArray[np.float32]:
         """Compute eq. 7 alone, (n_queries, C) float32."""
         mixed = np.zeros((len(rows), self.residuals.shape[1]), np.float32)
@@ -122,6 +128,19 @@ class TopMemory:
         for_each_block(correct_block, row_blocks(len(rows), step))
         return Truncation(bound, proved)
 
+    def entries(self, rows: NDArray[np.int64], classes: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Give one class's entry of each neighbour's residual, 0 where it is not stored."""
+        found = np.zeros(rows.shape, np.float32)
+
+        def look_up(block: slice) -> None:
+            same = self.top.classes[rows[block]] == classes[block, None, None]
+            values = decode_values(self.top.values[rows[block]])
+            found[block] = np.where(same, values, np.float32(0)).sum(axis=-1)
+
+        step = max(1, _MIX_ELEMENTS // rows.shape[1] // self.top.values.shape[1])
+        for_each_block(look_up, row_blocks(len(rows), step))
+        return found
+
     def mix(self, rows: NDArray[np.int64], weights: NDArray[np.float32]) -> NDArray[np.float32]:
         """Compute eq. 7 alone, (n_queries, C) float32."""
         mixed = np.zeros((len(rows), self.top.n_classes), np.float32)
@@ -147,104 +166,15 @@ def neighbor_votes(
     votes = np.empty((len(labels), n_classes), np.float32)
 
     def count(block: slice) -> None:
-        votes[block] = _votes(labels[block], weights[block], n_classes)
+        votes[block] = votes_of_block(labels[block], weights[block], n_classes)
 
     for_each_block(count, row_blocks(len(labels), max(1, _MIX_ELEMENTS // n_classes)))
     return votes
 
 
-def _votes(labels: NDArray[Any], weights: NDArray[np.float32], n_classes: int) -> NDArray[np.float32]:
+def votes_of_block(labels: NDArray[Any], weights: NDArray[np.float32], n_classes: int) -> NDArray[np.float32]:
+    """Sum the weights of each class, of a few queries; see `neighbor_votes`."""
     n_queries = len(labels)
     cells = labels.astype(np.int64) + np.arange(n_queries)[:, None] * n_classes
     votes = np.bincount(cells.ravel(), weights=weights.ravel(), minlength=n_queries * n_classes)
     return votes.reshape(n_queries, n_classes).astype(np.float32)
-
-
-def _voted(labels: NDArray[Any], weights: NDArray[np.float32], n_classes: int) -> NDArray[np.int32]:
-    """Give the argmax of each query's votes, of which only a few queries' are ever written out."""
-    voted = np.empty(len(labels), np.int32)
-
-    def choose(block: slice) -> None:
-        voted[block] = _votes(labels[block], weights[block], n_classes).argmax(axis=1)
-
-    for_each_block(choose, row_blocks(len(labels), max(1, _MIX_ELEMENTS // n_classes)))
-    return voted
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What memory and network say of a batch of queries.
-
-    Attributes
-    ----------
-    scores : (n_queries, C) float32
-        Of the method asked for. ResMem's sum to 1 but may leave [0, 1].
-    predicted, base_predicted, knn_predicted : (n_queries,) int32
-        The argmax of the method's scores, of the network's logits, of the neighbours' votes; ties go
-        to the lower class.
-    weights : (n_queries, k) float32
-        Normalised weight of each neighbour.
-    truncation : Truncation or None
-        What whole residuals could change; None where the scores hold none, or whole ones.
-    """
-
-    scores: NDArray[np.float32]
-    predicted: NDArray[np.int32]
-    base_predicted: NDArray[np.int32]
-    knn_predicted: NDArray[np.int32]
-    weights: NDArray[np.float32]
-    truncation: Truncation | None = None
-
-
-def predict_from_neighbors(
-    logits: NDArray[Any],
-    *,
-    rows: NDArray[np.int64],
-    distances: NDArray[np.float64],
-    neighbor_labels: NDArray[Any],
-    residuals: Residuals,
-    sigma: float,
-    temperature: float,
-    method: Method = Method.RESMEM,
-) -> Prediction:
-    """Compute eq. 8, `softmax(f(x)/T) + r_kNN(x)`, from a search's neighbours.
-
-    Parameters
-    ----------
-    logits : (n_queries, C) floats
-        The network's output for the queries.
-    rows, distances, neighbor_labels : (n_queries, k)
-        Neighbours in the memory: their rows, Euclidean distances, and classes.
-    residuals : Residuals
-        Those of the memory, computed at the same temperature.
-    sigma, temperature : float
-        Above 0.
-    method : Method
-        Whose scores to give.
-
-    Raises
-    ------
-    UsageError
-        If sigma or the temperature is out of range.
-    """
-    weights = neighbor_weights(distances, sigma=sigma)
-    n_classes = logits.shape[1]
-    truncated = None
-    match method:
-        case Method.KNN:
-            scores = neighbor_votes(neighbor_labels, weights, n_classes=n_classes)
-        case Method.BASE:
-            scores = softmax(logits, temperature=temperature)
-        case Method.RESMEM:
-            scores = softmax(logits, temperature=temperature)
-            truncated = residuals.correct(scores, rows, weights)
-    base_predicted = logits.argmax(axis=1).astype(np.int32)
-    return Prediction(
-        scores=scores,
-        # The argmax of the logits, not of their softmax, where distinct logits can round to a tie.
-        predicted=base_predicted if method == Method.BASE else scores.argmax(axis=1).astype(np.int32),
-        base_predicted=base_predicted,
-        knn_predicted=_voted(neighbor_labels, weights, n_classes),
-        weights=weights,
-        truncation=truncated,
-    )

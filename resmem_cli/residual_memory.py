@@ -12,7 +12,8 @@ from resmem_cli.errors import DataError
 from resmem_cli.indexes.base import Index, Neighbors
 from resmem_cli.indexes.exact import ExactIndex
 from resmem_cli.indexes.scale import measure_distance_scale
-from resmem_cli.memory import DenseMemory, Prediction, predict_from_neighbors
+from resmem_cli.memory import DenseMemory
+from resmem_cli.prediction import Prediction, predict_from_neighbors
 from resmem_cli.residuals import compute_residuals
 from resmem_cli.types import Method
 from resmem_cli.weights import default_sigma

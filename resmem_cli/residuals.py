@@ -88,7 +88,7 @@ def compute_residuals(
     DataError
         If the labels do not fit the logits.
     """
-    _check_labels(logits, labels)
+    check_labels(logits, labels)
     residuals = softmax(logits, temperature=temperature)
     np.negative(residuals, out=residuals)
     residuals[np.arange(len(labels)), labels] += np.float32(1)
@@ -151,6 +151,11 @@ class TopLogits:
     label_logit: NDArray[np.float32] | None
     n_classes: int
 
+    def at(self, rows: NDArray[np.int64] | slice) -> TopLogits:
+        """Give some of the rows."""
+        own = None if self.label_logit is None else self.label_logit[rows]
+        return TopLogits(self.classes[rows], self.values[rows], self.logsumexp[rows], own, self.n_classes)
+
 
 def class_dtype(n_classes: int) -> np.dtype[Any]:
     """Choose the narrowest stored type of class ids: uint16, or int32 above 65,536 classes."""
@@ -189,7 +194,7 @@ def compute_top_residuals(
     DataError
         If the labels do not fit the logits.
     """
-    _check_labels(logits, labels)
+    check_labels(logits, labels)
     check_temperature(temperature)
     n_classes = logits.shape[1]
     check_top(top, n_classes=n_classes)
@@ -237,7 +242,7 @@ def residuals_of_top_logits(logits: TopLogits, labels: NDArray[Any], *, top: int
     n, n_kept = logits.classes.shape
     if not 1 <= top <= n_kept:
         raise UsageError("top out of range", expected=f"1 to {n_kept:,} (the logits kept)", found=top)
-    _check_labels(np.broadcast_to(np.float32(0), (n, logits.n_classes)), labels)
+    check_labels(np.broadcast_to(np.float32(0), (n, logits.n_classes)), labels)
     if logits.label_logit is None:
         raise DataError("top logits without those of the labels")
     own = labels.astype(np.int64)[:, None]
@@ -325,7 +330,8 @@ def check_temperature(temperature: float) -> None:
         raise UsageError("temperature out of range", expected="a number above 0", found=temperature)
 
 
-def _check_labels(logits: NDArray[Any], labels: NDArray[Any]) -> None:
+def check_labels(logits: NDArray[Any], labels: NDArray[Any]) -> None:
+    """Raise `DataError` unless the labels are one class of (n, C) logits, or other scores, for each row."""
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise DataError(
             "labels do not fit the logits",

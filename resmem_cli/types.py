@@ -27,6 +27,16 @@ class Metric(StrEnum):
     """`1 − cos(x, y)`, computed as half the squared distance of the rows divided by their norms."""
 
 
+class ResidualSpace(StrEnum):
+    """In what the memory corrects the network."""
+
+    PROBABILITY = "probability"
+    """`onehot(y) − softmax(f/T)`, added to the network's probabilities: the paper."""
+
+    LOGIT = "logit"
+    """`mean logits of class y − f`, added to the network's logits."""
+
+
 class ComputeType(StrEnum):
     """The type a network computes in."""
 

@@ -75,3 +75,9 @@ def check_sigma(sigma: float) -> None:
     """Raise `UsageError` unless sigma is a positive number."""
     if not (math.isfinite(sigma) and sigma > 0):
         raise UsageError("sigma out of range", expected="a number above 0", found=sigma)
+
+
+def check_strength(strength: float) -> None:
+    """Raise `UsageError` unless the memory's strength is a number from 0 on."""
+    if not (math.isfinite(strength) and strength >= 0):
+        raise UsageError("strength out of range", expected="a number from 0 on", found=strength)

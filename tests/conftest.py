@@ -120,10 +120,19 @@ class Pipeline:
     index: Path
     predictions: Path
     report: Path
+    tuning: Path
 
     @property
     def artifacts(self) -> tuple[Path, ...]:
-        return (self.train, self.test, self.residuals, self.index, self.predictions, self.report)
+        return (
+            self.train,
+            self.test,
+            self.residuals,
+            self.index,
+            self.predictions,
+            self.report,
+            self.tuning,
+        )
 
 
 @pytest.fixture(scope="session")
@@ -138,14 +147,24 @@ def make_pipeline(folder: Path, seed: int = 0, temperature: float = 1.4) -> Pipe
         ImportConfig,
         PredictConfig,
         ResidualizeConfig,
+        TuneConfig,
         analyze,
         import_arrays,
         index,
         predict,
         residualize,
+        tune,
     )
 
-    names = ("train.h5", "test.h5", "residuals.h5", "index.h5", "predictions.h5", "report.h5")
+    names = (
+        "train.h5",
+        "test.h5",
+        "residuals.h5",
+        "index.h5",
+        "predictions.h5",
+        "report.h5",
+        "tuning.h5",
+    )
     files = Pipeline(folder / "arrays.npz", *(folder / name for name in names))
     np.savez(files.arrays, **classifier_arrays(seed))
     for split, path in (("train", files.train), ("test", files.test)):
@@ -160,4 +179,6 @@ def make_pipeline(folder: Path, seed: int = 0, temperature: float = 1.4) -> Pipe
         config=PredictConfig(k=20),
     )
     analyze([files.predictions], output=files.report)
+    grid = TuneConfig(k=(5, 20), sigma=(0.3, 1.0), temperature=(temperature,), fraction=0.5)
+    tune(files.test, index=files.index, train=files.train, output=files.tuning, config=grid)
     return files

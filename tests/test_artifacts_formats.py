@@ -12,15 +12,8 @@ import numpy as np
 import pytest
 
 import resmem_cli
-from resmem_cli.artifacts.formats import (
-    EMBEDDINGS,
-    FORMATS,
-    PREDICTIONS,
-    RESIDUALS,
-    STRING,
-    Layout,
-    markdown_table,
-)
+from resmem_cli.artifacts.declaring import STRING, Layout
+from resmem_cli.artifacts.formats import EMBEDDINGS, FORMATS, PREDICTIONS, RESIDUALS, markdown_table
 from resmem_cli.artifacts.provenance import InputRecord
 from resmem_cli.artifacts.reader import DIGEST_GROUP, open_artifact, verify_blocks
 from resmem_cli.artifacts.writer import ArtifactWriter
@@ -30,7 +23,20 @@ each_format = pytest.mark.parametrize("fmt", ALL_FORMATS, ids=lambda fmt: fmt.na
 
 # The length of every axis; all differ within a format, so that two axes taken for each other show.
 LENGTHS = {"n": 11, "d": 3, "C": 4, "m": 2, "q": 9, "k": 5, "r": 2, "a": 3, "b": 1, "e": 7, "h": 6, "D": 8}
-LENGTHS |= {"l": 12, "p": 13, "c": 14, "s": 15, "g": 16, "f": 17, "v": 18}
+LENGTHS |= {
+    "w": 19,
+    "t": 20,
+    "x": 21,
+    "y": 22,
+    "z": 23,
+    "l": 12,
+    "p": 13,
+    "c": 14,
+    "s": 15,
+    "g": 16,
+    "f": 17,
+    "v": 18,
+}
 INPUT = InputRecord(role="arrays", file="train.npz", format="arrays", digest="0" * 64)
 
 
@@ -96,7 +102,7 @@ def python(code, *arguments, **environment):
 def test_formats_are_found_by_the_name_written_in_the_file():
     assert {name: fmt.name for name, fmt in FORMATS.items()} == {name: name for name in FORMATS}
     assert set(FORMATS) == {
-        f"resmem.{kind}" for kind in ("embeddings", "residuals", "index", "predictions", "report")
+        f"resmem.{kind}" for kind in ("embeddings", "residuals", "index", "predictions", "tuning", "report")
     }
 
 
@@ -145,7 +151,7 @@ def test_alternatives_are_declared_optional_and_differ(fmt):
 
 def test_each_format_has_the_version_it_had_when_it_last_changed():
     assert {fmt.name.removeprefix("resmem."): fmt.version for fmt in ALL_FORMATS} == {
-        "embeddings": 2, "residuals": 2, "index": 2, "predictions": 2, "report": 1,
+        "embeddings": 2, "residuals": 3, "index": 2, "predictions": 3, "tuning": 1, "report": 2,
     }  # fmt: skip
 
 

@@ -19,7 +19,8 @@ from test_artifacts_formats import (
     write_sample,
 )
 
-from resmem_cli.artifacts.formats import EMBEDDINGS, INDEX, PREDICTIONS, RESIDUALS, Layout
+from resmem_cli.artifacts.declaring import Layout
+from resmem_cli.artifacts.formats import EMBEDDINGS, INDEX, PREDICTIONS, RESIDUALS
 from resmem_cli.artifacts.provenance import InputRecord, block_rows
 from resmem_cli.artifacts.reader import open_artifact
 from resmem_cli.artifacts.writer import ArtifactWriter

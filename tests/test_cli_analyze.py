@@ -41,9 +41,7 @@ def test_the_table_shows_files_side_by_side(tmp_path: Path, pipeline: Pipeline, 
     assert method.split() == ["method", "resmem", "knn"]
 
 
-def test_examples_name_classes_and_the_neighbours_that_weighed_most(
-    pipeline: Pipeline, resmem: Resmem
-) -> None:
+def test_examples_name_classes_and_the_rows_that_did_most(pipeline: Pipeline, resmem: Resmem) -> None:
     [run] = resmem("analyze", pipeline.predictions, "--json", "--examples", "1").result["runs"]
     [example] = run["corrected"]
     query = example["query"]
@@ -51,10 +49,11 @@ def test_examples_name_classes_and_the_neighbours_that_weighed_most(
         names = [name.decode() for name in artifact.read("class_names")]
         assert example["label"] == example["predicted"] == names[artifact.read("labels")[query]]
         assert example["base_predicted"] == names[artifact.read("base_predicted")[query]]
-        weights = artifact.read("neighbors/weights")[query]
+        contributions = artifact.read("neighbors/contributions")[query]
         rows = artifact.read("neighbors/rows")[query]
-    assert [near["weight"] for near in example["neighbors"]] == sorted(weights, reverse=True)[:3]
-    assert [near["row"] for near in example["neighbors"]] == list(rows[:3])
+    most = np.argsort(-np.abs(contributions), kind="stable")[:3]
+    assert [near["contribution"] for near in example["neighbors"]] == list(contributions[most])
+    assert [near["row"] for near in example["neighbors"]] == list(rows[most])
 
 
 def test_the_report_holds_every_changed_example(pipeline: Pipeline, resmem: Resmem) -> None:
@@ -62,9 +61,12 @@ def test_the_report_holds_every_changed_example(pipeline: Pipeline, resmem: Resm
     with open_artifact(pipeline.report) as report, open_artifact(pipeline.predictions) as predictions:
         queries = report.read("changed/queries")
         assert len(queries) == run["n_corrected"] + run["n_broken"]
-        for name in ("rows", "labels", "distances", "weights"):
-            of_all = predictions.read(f"neighbors/{name}")
-            assert np.array_equal(report.read(f"changed/neighbors/{name}"), of_all[queries, :3])
+        contributions = predictions.read("neighbors/contributions")[queries]
+        most = np.argsort(-np.abs(contributions), axis=1, kind="stable")[:, :3]
+        for name in ("rows", "labels", "distances", "weights", "contributions"):
+            of_all = predictions.read(f"neighbors/{name}")[queries]
+            picked = np.take_along_axis(of_all, most, axis=1)
+            assert np.array_equal(report.read(f"changed/neighbors/{name}"), picked)
         assert report.read("runs/gain")[0] == run["gain"]
         assert list(report.read("runs/gain_interval")[0]) == run["interval"]
 

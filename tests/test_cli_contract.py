@@ -24,7 +24,7 @@ from conftest import Finished, Pipeline, Resmem, classifier_arrays, make_pipelin
 
 from resmem_cli.artifacts.provenance import header_digest
 
-COMMANDS = ("import", "embed", "residualize", "index", "predict", "analyze", "info", "verify")
+COMMANDS = ("import", "embed", "residualize", "index", "predict", "analyze", "export", "info", "verify")
 
 
 def assert_refused(done: Finished, status: int, *parts: str) -> None:
@@ -160,12 +160,12 @@ def test_every_input_of_every_command_is_refused_alike(
     assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("source", ["train", "residuals", "index", "predictions", "report"])
+@pytest.mark.parametrize("source", ["train", "residuals", "index", "predictions", "tuning", "report"])
 def test_a_newer_version_of_any_format_is_refused(
     source: str, tmp_path: Path, pipeline: Pipeline, resmem: Resmem
 ) -> None:
     path = newer_version(tmp_path, pipeline, source)
-    newest = 1 if source == "report" else 2
+    newest = {"train": 2, "index": 2, "residuals": 3, "predictions": 3, "tuning": 1, "report": 2}[source]
     assert_refused(resmem("info", path), 65, "newer.h5", f"expected at most {newest}", "found 99", "upgrade")
 
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from resmem_cli.errors import UsageError
 from resmem_cli.indexes.exact import ExactIndex
-from resmem_cli.memory import DenseMemory, TopMemory, neighbor_votes, predict_from_neighbors
+from resmem_cli.memory import DenseMemory, TopMemory, neighbor_votes
+from resmem_cli.prediction import predict_from_neighbors
 from resmem_cli.residuals import compute_residuals, compute_top_residuals, softmax
 from resmem_cli.types import Method
 

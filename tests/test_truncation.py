@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resmem_cli.memory import DenseMemory, TopMemory, predict_from_neighbors
+from resmem_cli.memory import DenseMemory, TopMemory
+from resmem_cli.prediction import predict_from_neighbors
 from resmem_cli.residuals import TopResiduals, compute_residuals, compute_top_residuals, softmax
 from resmem_cli.truncation import bound_truncation
 from resmem_cli.types import Method

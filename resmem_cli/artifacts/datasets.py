@@ -11,7 +11,7 @@ import numpy as np
 from h5py import h5d, h5p
 from numpy.typing import NDArray
 
-from resmem_cli.artifacts.formats import DatasetSpec, Layout
+from resmem_cli.artifacts.declaring import DatasetSpec, Layout
 from resmem_cli.artifacts.provenance import DIGEST_BYTES, DatasetDigest, block_rows, digest_block
 
 # A block of rows this narrow is of at least 16,384 rows.

@@ -3,102 +3,10 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from enum import StrEnum
 
-FLOATS = ("<f2", "<f4")
-STRING = "S"
+from resmem_cli.artifacts.declaring import FLOATS, STRING, DatasetSpec, Format, dataset, with_and_without
 
-
-class Layout(StrEnum):
-    """How a dataset lies in its file."""
-
-    SEQUENTIAL = "sequential"
-    """Read in order: chunks of about 1 MiB, each with HDF5's fletcher32 checksum."""
-
-    RANDOM = "random"
-    """Read at random rows: contiguous and page-aligned, so that it can be memory-mapped."""
-
-
-@dataclass(frozen=True)
-class DatasetSpec:
-    """One dataset of a format.
-
-    Attributes
-    ----------
-    path : str
-        Its place in the file.
-    dims : tuple of str
-        The names of its axes. A name stands for one length in the whole file.
-    dtypes : tuple of str
-        The types it may have, little-endian, as numpy writes them; ``S`` is any fixed-length string.
-    doc : str
-        What it holds.
-    """
-
-    path: str
-    dims: tuple[str, ...]
-    dtypes: tuple[str, ...]
-    doc: str
-    required: bool = True
-    layout: Layout = Layout.SEQUENTIAL
-
-
-@dataclass(frozen=True)
-class Format:
-    """One kind of artifact.
-
-    Attributes
-    ----------
-    name : str
-        The value of the file's attribute `format`.
-    version : int
-        The newest `format_version` this tool reads, and the one it writes.
-    doc : str
-        What such a file is.
-    datasets : tuple of DatasetSpec
-        Everything that may be in it.
-    one_of : tuple of groups of paths
-        Alternatives: of all datasets named here, a file holds those of exactly one group.
-    parameters : tuple of str
-        The keys that the attribute `parameters` must have.
-    """
-
-    name: str
-    version: int
-    doc: str
-    datasets: tuple[DatasetSpec, ...]
-    one_of: tuple[tuple[str, ...], ...] = ()
-    parameters: tuple[str, ...] = ()
-
-    def spec(self, path: str) -> DatasetSpec:
-        """Find a dataset's declaration by its path.
-
-        Raises
-        ------
-        KeyError
-            If the format has none of that path.
-        """
-        for spec in self.datasets:
-            if spec.path == path:
-                return spec
-        raise KeyError(f"{self.name} has no dataset {path}")
-
-
-def _dataset(
-    path: str, dims: str, dtypes: tuple[str, ...], doc: str, *, optional: bool = False, random: bool = False
-) -> DatasetSpec:
-    return DatasetSpec(
-        path=path,
-        dims=tuple(dims.split()),
-        dtypes=dtypes,
-        doc=doc,
-        required=not optional,
-        layout=Layout.RANDOM if random else Layout.SEQUENTIAL,
-    )
-
-
-_CLASS_NAMES = _dataset("class_names", "C", (STRING,), "name of each class, UTF-8", optional=True)
+_CLASS_NAMES = dataset("class_names", "C", (STRING,), "name of each class, UTF-8", optional=True)
 
 _SPARSE_LOGITS = ("logits_top/classes", "logits_top/values", "logsumexp")
 
@@ -107,27 +15,27 @@ EMBEDDINGS = Format(
     version=2,
     doc="what the network made of each example",
     datasets=(
-        _dataset("embeddings", "n d", FLOATS, "φ(x), one row an example"),
-        _dataset("logits", "n C", FLOATS, "f(x)", optional=True),
-        _dataset(
+        dataset("embeddings", "n d", FLOATS, "φ(x), one row an example"),
+        dataset("logits", "n C", FLOATS, "f(x)", optional=True),
+        dataset(
             "logits_top/classes",
             "n m",
             ("<u2", "<i4"),
             "instead of f(x): the classes of its m largest entries, largest first",
             optional=True,
         ),
-        _dataset("logits_top/values", "n m", ("<f4",), "those entries", optional=True),
-        _dataset(
+        dataset("logits_top/values", "n m", ("<f4",), "those entries", optional=True),
+        dataset(
             "logsumexp", "n", ("<f8",), "log Σ exp f(x) over all classes, with logits_top", optional=True
         ),
-        _dataset("label_logit", "n", ("<f4",), "f(x) at the label, with logits_top", optional=True),
-        _dataset("labels", "n", ("<i4",), "class of each example", optional=True),
-        _dataset("ids", "n", ("<i8", STRING), "the user's own name of each row", optional=True),
-        _dataset(
+        dataset("label_logit", "n", ("<f4",), "f(x) at the label, with logits_top", optional=True),
+        dataset("labels", "n", ("<i4",), "class of each example", optional=True),
+        dataset("ids", "n", ("<i8", STRING), "the user's own name of each row", optional=True),
+        dataset(
             "documents/starts", "D", ("<i8",), "first token of each document in the input", optional=True
         ),
-        _dataset("documents/lengths", "D", ("<i8",), "how many tokens it has", optional=True),
-        _dataset("documents/names", "D", (STRING,), "its name", optional=True),
+        dataset("documents/lengths", "D", ("<i8",), "how many tokens it has", optional=True),
+        dataset("documents/names", "D", (STRING,), "its name", optional=True),
         _CLASS_NAMES,
     ),
     one_of=(("logits",), _SPARSE_LOGITS, (*_SPARSE_LOGITS, "label_logit"), ()),
@@ -136,11 +44,11 @@ EMBEDDINGS = Format(
 
 RESIDUALS = Format(
     name="resmem.residuals",
-    version=2,
-    doc="what the network got wrong: onehot(y) − softmax(f(x)/T)",
+    version=3,
+    doc="what the network got wrong: onehot(y) − softmax(f(x)/T), or in logit space mean f of class y − f(x)",
     datasets=(
-        _dataset("residuals", "n C", ("<f4",), "all C entries of each row", optional=True, random=True),
-        _dataset(
+        dataset("residuals", "n C", ("<f4",), "all C entries of each row", optional=True, random=True),
+        dataset(
             "top/classes",
             "n m",
             ("<u2", "<i4"),
@@ -148,7 +56,7 @@ RESIDUALS = Format(
             optional=True,
             random=True,
         ),
-        _dataset(
+        dataset(
             "top/values",
             "n m",
             ("<u2",),
@@ -156,8 +64,8 @@ RESIDUALS = Format(
             optional=True,
             random=True,
         ),
-        _dataset("labels", "n", ("<i4",), "class of each example"),
-        _dataset("ids", "n", ("<i8", STRING), "the user's own name of each row", optional=True),
+        dataset("labels", "n", ("<i4",), "class of each example"),
+        dataset("ids", "n", ("<i8", STRING), "the user's own name of each row", optional=True),
         _CLASS_NAMES,
     ),
     one_of=(("residuals",), ("top/classes", "top/values")),
@@ -169,29 +77,21 @@ _LISTS = ("lists/centroids", "lists/sizes", "lists/entries")
 _GRAPH = ("graph/levels", "graph/neighbors", "graph/rows")
 
 
-def _with_and_without(group: tuple[str, ...], *optional: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-    """Give a group of datasets with every choice of the optional ones."""
-    groups = [group]
-    for more in optional:
-        groups += [(*one, *more) for one in groups]
-    return tuple(groups)
-
-
 INDEX = Format(
     name="resmem.index",
     version=2,
     doc="what is needed to search the memory",
     datasets=(
-        _dataset("vectors", "n d", FLOATS, "the embeddings, as they were", random=True),
-        _dataset("mean", "d", ("<f8",), "mean row, subtracted for the search"),
-        _dataset(
+        dataset("vectors", "n d", FLOATS, "the embeddings, as they were", random=True),
+        dataset("mean", "d", ("<f8",), "mean row, subtracted for the search"),
+        dataset(
             "axes",
             "d r",
             ("<f8",),
             "orthonormal columns, in whose coordinates the centred rows are searched",
             optional=True,
         ),
-        _dataset(
+        dataset(
             "reduced",
             "n e",
             ("<f4",),
@@ -199,9 +99,9 @@ INDEX = Format(
             optional=True,
             random=True,
         ),
-        _dataset("lists/centroids", "l d", ("<f4",), "ivf: centre of each list", optional=True),
-        _dataset("lists/sizes", "l", ("<i8",), "ivf: rows of each list", optional=True),
-        _dataset(
+        dataset("lists/centroids", "l d", ("<f4",), "ivf: centre of each list", optional=True),
+        dataset("lists/sizes", "l", ("<i8",), "ivf: rows of each list", optional=True),
+        dataset(
             "lists/entries",
             "b",
             ("|u1",),
@@ -210,101 +110,213 @@ INDEX = Format(
             optional=True,
             random=True,
         ),
-        _dataset("lists/codebook", "p c s", ("<f4",), "ivf-pq: the code words", optional=True),
-        _dataset("graph/levels", "n", ("<i4",), "hnsw: levels of each node", optional=True),
-        _dataset(
+        dataset("lists/codebook", "p c s", ("<f4",), "ivf-pq: the code words", optional=True),
+        dataset("graph/levels", "n", ("<i4",), "hnsw: levels of each node", optional=True),
+        dataset(
             "graph/neighbors", "g", ("<i4",), "hnsw: neighbours of all nodes", optional=True, random=True
         ),
-        _dataset(
-            "graph/rows", "n", ("<i8",), "hnsw and factory: the row each node stands for", optional=True
-        ),
-        _dataset("engine", "f", ("|u1",), "factory: the index as faiss writes it", optional=True),
-        _dataset("curve/probes", "v", ("<i4",), "measured settings: nprobe or efSearch", optional=True),
-        _dataset("curve/rerank", "v", ("<i4",), "candidates re-ranked for each neighbour", optional=True),
-        _dataset("curve/recall", "v", ("<f8",), "share of the true neighbours found", optional=True),
-        _dataset("curve/compared", "v", ("<f8",), "codes compared with a query", optional=True),
-        _dataset("ids", "n", ("<i8", STRING), "the user's own name of each row", optional=True),
+        dataset("graph/rows", "n", ("<i8",), "hnsw and factory: the row each node stands for", optional=True),
+        dataset("engine", "f", ("|u1",), "factory: the index as faiss writes it", optional=True),
+        dataset("curve/probes", "v", ("<i4",), "measured settings: nprobe or efSearch", optional=True),
+        dataset("curve/rerank", "v", ("<i4",), "candidates re-ranked for each neighbour", optional=True),
+        dataset("curve/recall", "v", ("<f8",), "share of the true neighbours found", optional=True),
+        dataset("curve/compared", "v", ("<f8",), "codes compared with a query", optional=True),
+        dataset("ids", "n", ("<i8", STRING), "the user's own name of each row", optional=True),
     ),
     one_of=(
         (),
         ("axes", "reduced"),
-        *_with_and_without(_LISTS, ("axes",), ("lists/codebook",), _CURVE),
-        *_with_and_without(_GRAPH, _CURVE),
-        *_with_and_without(("engine", "graph/rows"), _CURVE),
+        *with_and_without(_LISTS, ("axes",), ("lists/codebook",), _CURVE),
+        *with_and_without(_GRAPH, _CURVE),
+        *with_and_without(("engine", "graph/rows"), _CURVE),
     ),
     parameters=("kind", "metric", "distance_scale", "embeddings_digest"),
 )
 
+_TRUNCATION = ("truncation/bound", "truncation/proved")
+_EXPLAINED = ("base_confidence", "runner_up", "neighbors/contributions")
+_GATE = ("gate/open", "gate/fixed")
+_COMPARED = (
+    "compared/predicted",
+    "compared/label_probability",
+    "compared/confidence",
+    "compared/squares",
+    "compared/label_rank",
+)
+
 PREDICTIONS = Format(
     name="resmem.predictions",
-    version=2,
+    version=3,
     doc="the answer for each query, and the memory rows it came from",
     datasets=(
-        _dataset("predicted", "q", ("<i4",), "argmax of the scores; ties go to the lower class"),
-        _dataset("base_predicted", "q", ("<i4",), "argmax of the network's own logits"),
-        _dataset("knn_predicted", "q", ("<i4",), "argmax of the weighted vote of the neighbours' labels"),
-        _dataset("labels", "q", ("<i4",), "true class, where known", optional=True),
-        _dataset("scores", "q C", ("<f4",), "the scores of all classes", optional=True),
-        _dataset("top_scores/classes", "q m", ("<i4",), "the m best classes, best first", optional=True),
-        _dataset("top_scores/values", "q m", ("<f4",), "their scores", optional=True),
-        _dataset("neighbors/rows", "q k", ("<i8",), "memory rows by (distance, row)"),
-        _dataset(
+        dataset("predicted", "q", ("<i4",), "argmax of the scores; ties go to the lower class"),
+        dataset("base_predicted", "q", ("<i4",), "argmax of the network's own logits"),
+        dataset("knn_predicted", "q", ("<i4",), "argmax of the weighted vote of the neighbours' labels"),
+        dataset(
+            "base_confidence",
+            "q",
+            ("<f4",),
+            "the network's largest probability, softmax(f(x)/T)",
+            optional=True,
+        ),
+        dataset(
+            "runner_up",
+            "q",
+            ("<i4",),
+            "what `predicted` is compared with: the network's class where memory changed it, else the second",
+            optional=True,
+        ),
+        dataset("labels", "q", ("<i4",), "true class, where known", optional=True),
+        dataset("class_counts", "C", ("<i8",), "rows of the memory of each class", optional=True),
+        dataset("tuned_on", "q", ("|u1",), "1 where settings were tuned on this query", optional=True),
+        dataset("scores", "q C", ("<f4",), "the scores of all classes", optional=True),
+        dataset("top_scores/classes", "q m", ("<i4",), "the m best classes, best first", optional=True),
+        dataset("top_scores/values", "q m", ("<f4",), "their scores", optional=True),
+        dataset("probabilities", "q C", ("<f4",), "the scores made probabilities", optional=True),
+        dataset(
+            "top_scores/probabilities", "q m", ("<f4",), "probabilities of the m best classes", optional=True
+        ),
+        dataset("neighbors/rows", "q k", ("<i8",), "memory rows by (distance, row)"),
+        dataset(
             "neighbors/distances", "q k", ("<f8",), "Euclidean, not squared; 1 − cos with the cosine metric"
         ),
-        _dataset("neighbors/weights", "q k", ("<f4",), "normalised, sum 1"),
-        _dataset("neighbors/labels", "q k", ("<i4",), "the classes of those rows"),
-        _dataset(
+        dataset("neighbors/weights", "q k", ("<f4",), "normalised, sum 1"),
+        dataset("neighbors/labels", "q k", ("<i4",), "the classes of those rows"),
+        dataset(
+            "neighbors/contributions",
+            "q k",
+            ("<f4",),
+            "what each adds to the lead of `predicted` over `runner_up`",
+            optional=True,
+        ),
+        dataset(
+            "gate/open",
+            "q",
+            ("|u1",),
+            "1 where memory was used; 0 where the network answers alone",
+            optional=True,
+        ),
+        dataset(
+            "gate/fixed",
+            "q",
+            ("|u1",),
+            "1 where no residuals whatever could change the answer",
+            optional=True,
+        ),
+        dataset("compared/predicted", "q b", ("<i4",), "what each method answers", optional=True),
+        dataset(
+            "compared/label_probability", "q b", ("<f4",), "its probability of the true class", optional=True
+        ),
+        dataset("compared/confidence", "q b", ("<f4",), "its largest probability", optional=True),
+        dataset("compared/squares", "q b", ("<f4",), "its sum of squared probabilities", optional=True),
+        dataset("compared/label_rank", "q b", ("<i4",), "classes it ranks above the true one", optional=True),
+        dataset(
             "truncation/bound",
             "q",
             ("<f4",),
             "with top residuals: how much less than stored a score may be, for what was not kept",
             optional=True,
         ),
-        _dataset(
+        dataset(
             "truncation/proved",
             "q",
             ("|u1",),
             "1 where whole residuals are proved to give the same predicted class",
             optional=True,
         ),
-        _dataset("ids", "q", ("<i8", STRING), "the user's own name of each query", optional=True),
+        dataset("ids", "q", ("<i8", STRING), "the user's own name of each query", optional=True),
         _CLASS_NAMES,
     ),
-    one_of=_with_and_without(("scores",), ("truncation/bound", "truncation/proved"))
-    + _with_and_without(
-        ("top_scores/classes", "top_scores/values"), ("truncation/bound", "truncation/proved")
+    one_of=with_and_without(("scores",), _TRUNCATION, _EXPLAINED, _GATE, _COMPARED, ("probabilities",))
+    + with_and_without(
+        ("top_scores/classes", "top_scores/values"),
+        _TRUNCATION,
+        _EXPLAINED,
+        _GATE,
+        _COMPARED,
+        ("top_scores/probabilities",),
     ),
     parameters=("method", "k", "sigma", "temperature", "n_classes", "n_memory"),
 )
 
 REPORT = Format(
     name="resmem.report",
-    version=1,
+    version=2,
     doc="accuracies, gain, and the examples that memory changed",
     datasets=(
-        _dataset("runs/names", "r", (STRING,), "file name of each predictions artifact"),
-        _dataset("runs/methods", "r", (STRING,), "its method"),
-        _dataset("runs/n_queries", "r", ("<i8",), "labelled queries"),
-        _dataset("runs/accuracies", "r a", ("<f8",), "base, kNN on labels, the method; shares of 1"),
-        _dataset("runs/n_corrected", "r", ("<i8",), "wrong in the base network, right with memory"),
-        _dataset("runs/n_broken", "r", ("<i8",), "right in the base network, wrong with memory"),
-        _dataset("runs/gain", "r", ("<f8",), "accuracy of the method − accuracy of the base network"),
-        _dataset("runs/gain_interval", "r b", ("<f8",), "95 % confidence interval of the gain"),
-        _dataset("runs/p_values", "r", ("<f8",), "McNemar's exact test, two-sided"),
-        _dataset("changed/runs", "e", ("<i4",), "which run the example is of", optional=True),
-        _dataset("changed/queries", "e", ("<i8",), "query row", optional=True),
-        _dataset("changed/labels", "e", ("<i4",), "true class", optional=True),
-        _dataset("changed/base_predicted", "e", ("<i4",), "what the network said", optional=True),
-        _dataset("changed/predicted", "e", ("<i4",), "what it says with memory", optional=True),
-        _dataset("changed/neighbors/rows", "e h", ("<i8",), "rows that weighed most", optional=True),
-        _dataset("changed/neighbors/labels", "e h", ("<i4",), "their classes", optional=True),
-        _dataset("changed/neighbors/distances", "e h", ("<f8",), "their distances", optional=True),
-        _dataset("changed/neighbors/weights", "e h", ("<f4",), "their weights", optional=True),
+        dataset("runs/names", "r", (STRING,), "file name of each predictions artifact"),
+        dataset("runs/methods", "r", (STRING,), "its method"),
+        dataset("runs/n_queries", "r", ("<i8",), "labelled queries"),
+        dataset("runs/accuracies", "r a", ("<f8",), "base, kNN on labels, the method; shares of 1"),
+        dataset("runs/n_corrected", "r", ("<i8",), "wrong in the base network, right with memory"),
+        dataset("runs/n_broken", "r", ("<i8",), "right in the base network, wrong with memory"),
+        dataset("runs/gain", "r", ("<f8",), "accuracy of the method − accuracy of the base network"),
+        dataset("runs/gain_interval", "r b", ("<f8",), "95 % confidence interval of the gain"),
+        dataset("runs/p_values", "r", ("<f8",), "McNemar's exact test, two-sided"),
+        dataset("methods/runs", "y", ("<i4",), "which run the method is compared in", optional=True),
+        dataset("methods/names", "y", (STRING,), "the method", optional=True),
+        dataset(
+            "methods/quality", "y z", ("<f8",), "accuracy, top-5, NLL, Brier, ECE, gain, p", optional=True
+        ),
+        dataset("document", "x", ("|u1",), "the whole report as JSON, UTF-8", optional=True),
+        dataset("changed/runs", "e", ("<i4",), "which run the example is of", optional=True),
+        dataset("changed/queries", "e", ("<i8",), "query row", optional=True),
+        dataset("changed/labels", "e", ("<i4",), "true class", optional=True),
+        dataset("changed/base_predicted", "e", ("<i4",), "what the network said", optional=True),
+        dataset("changed/predicted", "e", ("<i4",), "what it says with memory", optional=True),
+        dataset(
+            "changed/neighbors/rows",
+            "e h",
+            ("<i8",),
+            "the rows that did most, by contribution",
+            optional=True,
+        ),
+        dataset("changed/neighbors/labels", "e h", ("<i4",), "their classes", optional=True),
+        dataset("changed/neighbors/distances", "e h", ("<f8",), "their distances", optional=True),
+        dataset("changed/neighbors/weights", "e h", ("<f4",), "their weights", optional=True),
+        dataset(
+            "changed/neighbors/contributions", "e h", ("<f4",), "what each added to the lead", optional=True
+        ),
         _CLASS_NAMES,
     ),
 )
 
-FORMATS = {fmt.name: fmt for fmt in (EMBEDDINGS, RESIDUALS, INDEX, PREDICTIONS, REPORT)}
+
+def _grid(name: str, more: str, *, optional: bool) -> tuple[DatasetSpec, ...]:
+    """Declare the points of a grid, one a row, with what each of them gives."""
+    docs = {
+        "k": ("<i4", "neighbours"),
+        "sigma": ("<f8", "unit of distance of the weights"),
+        "temperature": ("<f8", "T of softmax and residuals"),
+        "strength": ("<f8", more),
+        "accuracy": ("<f8", "share of right answers"),
+        "tpr": ("<f8", "share of the queries that were corrected"),
+        "fpr": ("<f8", "share of the queries that were broken"),
+    }
+    axis = {"grid": "g", "knn": "v", "knn_lm": "w"}[name]
+    return tuple(
+        dataset(f"{name}/{part}", axis, (dtype,), doc, optional=optional)
+        for part, (dtype, doc) in docs.items()
+    )
+
+
+TUNING = Format(
+    name="resmem.tuning",
+    version=1,
+    doc="every setting that was tried, with what it gives, and the one chosen",
+    datasets=(
+        *_grid("grid", "factor of the memory's prediction", optional=False),
+        dataset(
+            "grid/nll", "g", ("<f8",), "negative log-likelihood, where it was the objective", optional=True
+        ),
+        *_grid("knn", "always 1", optional=True),
+        *_grid("knn_lm", "the weight of the neighbours' vote", optional=True),
+        dataset("rows", "t", ("<i8",), "the rows tuned on, where not all were", optional=True),
+    ),
+    parameters=("objective", "best", "data", "n_queries", "space"),
+)
+
+FORMATS = {fmt.name: fmt for fmt in (EMBEDDINGS, RESIDUALS, INDEX, PREDICTIONS, TUNING, REPORT)}
 
 
 def markdown_table() -> str:

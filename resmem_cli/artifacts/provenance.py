@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resmem_cli.artifacts.formats import DatasetSpec, Layout
+from resmem_cli.artifacts.declaring import DatasetSpec, Layout
 
 DIGEST_BYTES = 32
 

@@ -15,7 +15,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from resmem_cli.artifacts.formats import FORMATS, Format, Layout
+from resmem_cli.artifacts.declaring import Format, Layout
+from resmem_cli.artifacts.formats import FORMATS
 from resmem_cli.artifacts.hdf5 import (
     CHECKSUM_FILTERS,
     HDF5_ERRORS,

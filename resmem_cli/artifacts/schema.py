@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from resmem_cli.artifacts.formats import STRING, Format
+from resmem_cli.artifacts.declaring import STRING, Format
 from resmem_cli.errors import DataError
 
 _FEW_ALTERNATIVES = 4  # more are not listed in a message, but the likeliest is

@@ -232,3 +232,36 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_text(target: Path, text: str, *, reads: Iterable[Path] = (), clobber: bool = True) -> None:
+    """Write a text file, UTF-8, whole or not at all.
+
+    Parameters
+    ----------
+    target : pathlib.Path
+    text : str
+    reads : iterable of pathlib.Path
+        Inputs, of which `target` must be none.
+    clobber : bool
+        Whether an existing file may be replaced.
+
+    Raises
+    ------
+    UsageError
+        If the target is one of the inputs.
+    OutputError
+        If it can't be written.
+    """
+    refuse_input(target, reads)
+    temporary = TemporaryFile(target, clobber=clobber)
+    try:
+        temporary.path.write_text(text, encoding="utf-8", errors="replace")
+        temporary.sync()
+    except OSError as error:
+        temporary.discard()
+        raise output_error(target, error) from error
+    except BaseException:
+        temporary.discard()
+        raise
+    temporary.commit()

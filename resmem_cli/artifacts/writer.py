@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resmem_cli.artifacts.datasets import Block, DatasetWriter
-from resmem_cli.artifacts.formats import Format
+from resmem_cli.artifacts.declaring import Format
 from resmem_cli.artifacts.journal import Appended, Created, Record, Written
 from resmem_cli.artifacts.provenance import InputRecord, canonical_json, content_digest, header_digest
 from resmem_cli.artifacts.reader import DIGEST_GROUP, open_artifact

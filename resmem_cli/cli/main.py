@@ -13,13 +13,16 @@ from resmem_cli.version import __version__
 
 # In the order of `resmem --help`; each has its module, which only its own use imports.
 _COMMANDS = {
+    "run": "run",
     "import": "import_",
     "embed": "embed",
     "residualize": "residualize",
     "index": "index",
+    "tune": "tune",
     "predict": "predict",
     "update": "update",
     "analyze": "analyze",
+    "export": "export",
     "info": "info",
     "verify": "verify",
 }

@@ -40,6 +40,17 @@ NoClobber = Annotated[bool, typer.Option("--no-clobber", help="Refuse to replace
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress and no notices on stderr.")]
 
+Tuning = Annotated[
+    Path | None,
+    typer.Option(
+        "--tuning",
+        metavar="FILE",
+        help="A tuning artifact, for the settings that are not given.",
+        show_default=False,
+        readable=False,
+    ),
+]
+
 DEFAULT_MEMORY = "8G"
 Memory = Annotated[
     str,

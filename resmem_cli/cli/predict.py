@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from resmem_cli.cli import console, options
+from resmem_cli.errors import UsageError
 from resmem_cli.types import ArraySelection, Method
 
 
@@ -27,15 +29,72 @@ def run(
         options.input_option("--residuals", "The memory's residuals."),
     ],
     output: options.Output = None,
-    k: Annotated[int, typer.Option("-k", metavar="K", help="Neighbours of each query.")] = 53,
+    tuning: options.Tuning = None,
+    k: Annotated[
+        int | None,
+        typer.Option(
+            "-k", metavar="K", help="Neighbours of each query; 53 if not tuned.", show_default=False
+        ),
+    ] = None,
     sigma: Annotated[
         float | None,
         typer.Option(
             metavar="S",
             help="Unit of distance in the weights exp(-distance/S); "
-            "by default 0.18 x the index's distance scale.",
+            "by default the tuned one, or 0.18 x the index's distance scale.",
+            show_default=False,
         ),
     ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(
+            metavar="A",
+            help="Factor of the memory's share: 1, the paper's, if not tuned; 0 is the network alone.",
+            show_default=False,
+        ),
+    ] = None,
+    gate: Annotated[
+        bool, typer.Option("--gate", help="Use memory only where the gate of --tuning lets it.")
+    ] = False,
+    gate_distance: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X", help="Use memory only with a neighbour within this distance.", show_default=False
+        ),
+    ] = None,
+    gate_confidence: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Use memory only where the network's largest probability is at most this.",
+            show_default=False,
+        ),
+    ] = None,
+    as_probabilities: Annotated[
+        str | None,
+        typer.Option(
+            metavar="simplex|clip|temperature",
+            help="Write the scores as probabilities too: their projection on the simplex; clipped and "
+            "normalised; or raised to a floor, then to a power, both tuned. Also --probabilities with one of "
+            "these names.",
+            show_default=False,
+        ),
+    ] = None,
+    probability_temperature: Annotated[
+        float | None,
+        typer.Option(
+            metavar="T",
+            help="With the method temperature, if not tuned: the power is 1/T.",
+            show_default=False,
+        ),
+    ] = None,
+    probability_floor: Annotated[
+        float, typer.Option(metavar="X", help="With --probability-temperature: the floor.")
+    ] = 0.001,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Run the baselines on the same search, for analyze --compare."),
+    ] = False,
     method: Annotated[
         Method, typer.Option(help="Whose answer to write; all three share one search.")
     ] = Method.RESMEM,
@@ -84,9 +143,18 @@ def run(
     The network's softmax plus the weighted residuals of the nearest rows, at the temperature of the
     residuals. Every answer is kept with the memory rows it came from.
     """
+    from resmem_cli.calibration import ProbabilityMethod, Softening
     from resmem_cli.stages.predict import PredictConfig, predict
     from resmem_cli.stages.searching import SearchConfig
 
+    methods = list(ProbabilityMethod)
+    if as_probabilities is None and selection.probabilities in methods:
+        as_probabilities, selection = selection.probabilities, replace(selection, probabilities=None)
+    if as_probabilities is not None and as_probabilities not in methods:
+        raise UsageError("--as-probabilities", expected=" or ".join(methods), found=as_probabilities)
+    softening = None
+    if probability_temperature is not None:
+        softening = Softening(probability_temperature, probability_floor)
     result = predict(
         queries,
         index=index,
@@ -95,6 +163,14 @@ def run(
         config=PredictConfig(
             k=k,
             sigma=sigma,
+            strength=strength,
+            tuning=tuning,
+            gate=gate,
+            gate_distance=gate_distance,
+            gate_confidence=gate_confidence,
+            probabilities=None if as_probabilities is None else ProbabilityMethod(as_probabilities),
+            softening=softening,
+            compare=compare,
             method=method,
             top_scores=top_scores,
             block_rows=block_rows,

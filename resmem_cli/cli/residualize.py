@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from resmem_cli.cli import console, options
-from resmem_cli.types import ArraySelection
+from resmem_cli.errors import UsageError
+from resmem_cli.types import ArraySelection, ResidualSpace
 
 
 @options.choosing_arrays(*options.OUTPUT_ROLES)
@@ -15,12 +16,24 @@ def run(
     *,
     embeddings: options.Embeddings,
     output: options.Output = None,
+    tuning: options.Tuning = None,
     temperature: Annotated[
-        float, typer.Option("-T", "--temperature", metavar="T", help="Temperature of the softmax.")
-    ] = 1.4,
+        float | None,
+        typer.Option(
+            "-T",
+            "--temperature",
+            metavar="T",
+            help="Temperature of the softmax; 1.4 if not tuned.",
+            show_default=False,
+        ),
+    ] = None,
     top: Annotated[
         int | None, typer.Option(metavar="M", help="Keep only the M entries of largest absolute value.")
     ] = None,
+    space: Annotated[
+        ResidualSpace,
+        typer.Option(help="In what memory corrects the network: probabilities, as in the paper, or logits."),
+    ] = ResidualSpace.PROBABILITY,
     block_rows: Annotated[int | None, typer.Option(metavar="N", help="Rows at a time.")] = None,
     selection: ArraySelection,
     no_clobber: options.NoClobber = False,
@@ -29,19 +42,24 @@ def run(
 ) -> None:
     """Compute what the network got wrong.
 
-    The residual of a row is onehot(label) - softmax(logits/T).
+    The residual of a row is onehot(label) - softmax(logits/T); in logit space, the mean logits of the
+    label's class - logits.
     """
     from resmem_cli.stages.residualize import ResidualizeConfig, residualize
 
+    if tuning is not None and temperature is not None:
+        raise UsageError("--temperature and --tuning", remedy="give one of them")
     result = residualize(
         embeddings,
         output=options.output_path(output, "residuals", embeddings, split=selection.split),
         config=ResidualizeConfig(
-            temperature=temperature,
+            temperature=1.4 if temperature is None else temperature,
             top=top,
+            space=space,
             block_rows=block_rows,
             arrays=selection,
         ),
+        tuning=tuning,
         clobber=not no_clobber,
         progress=console.progress_bars(quiet=quiet),
     )

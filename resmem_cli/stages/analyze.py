@@ -1,89 +1,72 @@
-"""`resmem analyze`: what memory changed, and the training rows that did it."""
+"""`resmem analyze`: what memory changed, where, and the training rows that did it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resmem_cli.artifacts.formats import PREDICTIONS, REPORT
+from resmem_cli.arrays.class_groups import read_class_groups
+from resmem_cli.artifacts.formats import REPORT, RESIDUALS, TUNING
 from resmem_cli.artifacts.provenance import InputRecord
-from resmem_cli.artifacts.reader import Artifact, open_artifact
+from resmem_cli.artifacts.reader import open_artifact
+from resmem_cli.artifacts.temporary import write_text
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import DataError, UsageError
-from resmem_cli.metrics import Gain, changed_examples, compare
-from resmem_cli.stages.streaming import BLOCK_BYTES
-from resmem_cli.types import StageResult, row_blocks
+from resmem_cli.stages.analysis_data import Columns, read_columns
+from resmem_cli.stages.analysis_report import HEAVIEST, aggregate, report_run
+from resmem_cli.stages.tuning_file import read_tuning
+from resmem_cli.types import StageResult
 
-HEAVIEST = 3
-"""How many neighbours are told of each changed example."""
-
-_NUMBERS = ("k", "sigma", "temperature")
-_NEIGHBOR_FIELDS = ("rows", "labels", "distances", "weights")
+_NEIGHBOR_FIELDS = ("rows", "labels", "distances", "weights", "contributions")
+_QUALITY = ("accuracy", "top5_accuracy", "nll", "brier", "ece", "gain", "p_value")
 
 
 @dataclass(frozen=True)
-class ChangedExamples:
-    """Queries whose answer memory turned right, or wrong, with the neighbours that weighed most.
+class AnalyzeConfig:
+    """What to tell.
 
     Attributes
     ----------
-    queries : (e,) int64
-        Query rows: first those corrected, then those broken.
-    labels, base_predicted, predicted : (e,) int32
-        True class, and both answers.
-    neighbors : dict of (e, h) arrays
-        `rows`, `labels`, `distances`, `weights`, the heaviest first.
+    n_examples : int
+        How many corrected and how many broken examples of each file.
+    explain : tuple of int
+        Queries to tell with all their neighbours.
+    groups : pathlib.Path, str or None
+        The superclass of each class, for the claim that memory works from coarse to fine.
+    tuning : pathlib.Path, str or None
+        A tuning artifact, to show; the queries it was tuned on are left out.
+    residuals : pathlib.Path, str or None
+        The memory's residuals, for the ids of its rows.
+    compare : bool
+        Refuse files without the baselines of `predict --compare`.
+    figures : pathlib.Path, str or None
+        A folder for every figure as SVG and PNG.
+    html : pathlib.Path, str or None
+        A page with all of it to write.
     """
 
-    queries: NDArray[np.int64]
-    labels: NDArray[np.int32]
-    base_predicted: NDArray[np.int32]
-    predicted: NDArray[np.int32]
-    neighbors: dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Run:
-    """One predictions artifact, analysed.
-
-    Attributes
-    ----------
-    path : pathlib.Path
-        The artifact.
-    parameters : dict
-        Its parameters.
-    knn_accuracy : float
-        Of the neighbours' vote alone.
-    gain : Gain
-        Its method against the base network.
-    changed : ChangedExamples
-        The examples behind the gain.
-    class_names : (C,) bytes or None
-        UTF-8.
-    record : InputRecord
-        Its lineage.
-    """
-
-    path: Path
-    parameters: dict[str, Any]
-    knn_accuracy: float
-    gain: Gain
-    changed: ChangedExamples
-    class_names: NDArray[np.bytes_] | None
-    record: InputRecord
+    n_examples: int = 3
+    explain: tuple[int, ...] = ()
+    groups: Path | str | None = None
+    tuning: Path | str | None = None
+    residuals: Path | str | None = None
+    compare: bool = False
+    figures: Path | str | None = None
+    html: Path | str | None = None
 
 
 def analyze(
     predictions: Sequence[Path | str],
     *,
     output: Path | str | None = None,
+    config: AnalyzeConfig | None = None,
     clobber: bool = True,
-    n_examples: int = 3,
 ) -> StageResult:
     """Set predictions against the base network's.
 
@@ -93,10 +76,10 @@ def analyze(
         Predictions artifacts with labels, one or more.
     output : pathlib.Path, optional
         A report artifact to write, with every changed example.
+    config : AnalyzeConfig, optional
+        What to tell, and where to.
     clobber : bool
-        Whether an existing output may be replaced.
-    n_examples : int
-        How many corrected and how many broken examples of each file the summary tells.
+        Whether existing outputs may be replaced.
 
     Returns
     -------
@@ -110,138 +93,146 @@ def analyze(
     """
     if not predictions or isinstance(predictions, Path | str):
         raise UsageError("no list of predictions given", expected="one file or more")
-    if n_examples < 0:
-        raise UsageError("--examples out of range", expected="at least 0", found=n_examples)
-    runs = [analyze_run(Path(path)) for path in predictions]
+    config = config or AnalyzeConfig()
+    if config.n_examples < 0:
+        raise UsageError("--examples out of range", expected="at least 0", found=config.n_examples)
+    tuning = None if config.tuning is None else read_tuning(config.tuning)
+    runs, told = [], []
+    for path in map(Path, predictions):
+        rows = None
+        if tuning is not None and tuning.rows is not None and _same_queries(path, tuning.data):
+            rows = tuning.rows
+        run = read_columns(path, tuned_rows=rows, explain=config.explain)
+        if config.compare and not run.compared:
+            raise DataError("has no baselines to compare with", file=path, remedy="predict with --compare")
+        runs.append(run)
+        told.append(
+            report_run(
+                run, n_examples=config.n_examples, groups=_groups(config, run), ids=_memory_ids(config, run)
+            )
+        )
+    notices = [text for run in runs for text in _notices(run)]
+    report: dict[str, Any] = {
+        "runs": told,
+        "aggregate": aggregate(told),
+        "tuning": None if config.tuning is None else _tuning_report(Path(config.tuning)),
+        "notices": notices,
+    }
     output = None if output is None else Path(output)
     if output is not None:
-        _write_report(runs, output, clobber=clobber)
-    return StageResult("analyze", output, {"runs": [_summarize(run, n_examples) for run in runs]})
+        _write_report(runs, report, output, clobber=clobber)
+    if config.figures is not None or config.html is not None:
+        _draw(report, config, [run.path for run in runs], clobber=clobber)
+    summary = {name: report[name] for name in ("runs", "aggregate")}
+    return StageResult("analyze", output, summary, tuple(notices))
 
 
-def analyze_run(path: Path) -> Run:
-    """Analyse one predictions artifact; raises as `analyze` does."""
-    with open_artifact(path, PREDICTIONS) as artifact:
-        if "labels" not in artifact:
+def _same_queries(path: Path, data: Any) -> bool:
+    with open_artifact(path) as file:
+        digest = data.get("digest")
+        return any(record.role == "queries" and record.digest == digest for record in file.header.inputs)
+
+
+def _groups(config: AnalyzeConfig, run: Columns) -> NDArray[np.int32] | None:
+    if config.groups is None:
+        return None
+    n_classes = int(run.parameters["n_classes"])
+    names = None if run.class_names is None else [run.name(i) for i in range(n_classes)]
+    groups: NDArray[np.int32] = read_class_groups(Path(config.groups), n_classes, names)[0]
+    return groups
+
+
+def _memory_ids(config: AnalyzeConfig, run: Columns) -> NDArray[Any] | None:
+    if config.residuals is None:
+        return None
+    with open_artifact(config.residuals, RESIDUALS) as file:
+        digest = file.header.content_digest
+        if run.residuals_digest != digest:
             raise DataError(
-                "has no labels to compare with", file=path, remedy="predict queries that have labels"
+                f"not the residuals that {run.path} was predicted with",
+                file=file.path,
+                expected=str(run.residuals_digest)[:12],
+                found=digest[:12],
             )
-        labels, base, predicted, knn = (
-            artifact.read(name) for name in ("labels", "base_predicted", "predicted", "knn_predicted")
-        )
-        _check_classes(path, artifact, labels, base, predicted)
-        queries = np.concatenate(changed_examples(labels, base, predicted))
-        return Run(
-            path=path,
-            parameters={**artifact.parameters, **{name: artifact.number(name) for name in _NUMBERS}},
-            knn_accuracy=float(np.mean(knn == labels)),
-            gain=compare(labels, base, predicted),
-            changed=ChangedExamples(
-                queries=queries,
-                labels=labels[queries],
-                base_predicted=base[queries],
-                predicted=predicted[queries],
-                neighbors=_heaviest_neighbors(artifact, queries),
-            ),
-            class_names=artifact.read_optional("class_names"),
-            record=InputRecord("predictions", path.name, PREDICTIONS.name, artifact.header.content_digest),
-        )
+        return file.read_optional("ids")
 
 
-def _check_classes(path: Path, artifact: Artifact, *columns: NDArray[np.int32]) -> None:
-    n_classes = artifact.number("n_classes")
-    for column in columns:
-        if column.min() < 0 or column.max() >= n_classes:
-            found = f"{column.min()} to {column.max()}"
-            raise DataError(
-                "classes that there are not", file=path, expected=f"0 to {n_classes - 1}", found=found
-            )
+def _notices(run: Columns) -> list[str]:
+    if run.all_tuned_on:
+        return [
+            f"{run.path}: the settings were tuned on these same queries, so the gain is optimistic; report "
+            "on others (tune --fraction)"
+        ]
+    if run.n_left_out:
+        n = len(run.kept) + run.n_left_out
+        return [
+            f"{run.path}: {run.n_left_out:,} of {n:,} queries, on which settings were tuned, are left out"
+        ]
+    return []
 
 
-def _heaviest_neighbors(artifact: Artifact, queries: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    """Pick the neighbours of some queries, reading all in blocks; weights fall with distance."""
-    n, k = artifact.dimensions["q"], artifact.dimensions["k"]
-    h = min(HEAVIEST, k)
-    picked: dict[str, NDArray[Any]] = {}
-    order = np.argsort(queries)
-    ordered = queries[order]
-    for name in _NEIGHBOR_FIELDS:
-        rows = artifact.rows(f"neighbors/{name}")
-        picked[name] = np.empty((len(queries), h), rows.dtype)
-        for block in row_blocks(n, max(1, BLOCK_BYTES // (8 * k))):
-            first, last = np.searchsorted(ordered, (block.start, block.stop))
-            if first < last:
-                inside = ordered[first:last] - block.start
-                picked[name][order[first:last]] = rows.read(block.start, block.stop)[inside, :h]
-    return picked
+def _tuning_report(path: Path) -> dict[str, Any]:
+    with open_artifact(path, TUNING) as file:
+        parameters = file.parameters
+        data = parameters["data"]
+        return {
+            "path": str(path),
+            "objective": str(parameters["objective"]),
+            "data": f"{data.get('kind')}: {data.get('rows')} of {data.get('of')} rows of {data.get('file')}",
+            "n": file.number("n_queries"),
+            "base_accuracy": file.number("base_accuracy"),
+            "best": parameters["best"],
+            "grid": {
+                name: file.read(f"grid/{name}").tolist()
+                for name in ("k", "sigma", "temperature", "strength", "accuracy", "tpr", "fpr")
+            },
+        }
 
 
-def _summarize(run: Run, n_examples: int) -> dict[str, Any]:
-    gain = run.gain
-    n_corrected = gain.n_corrected
-    return {
-        "predictions": str(run.path),
-        "method": str(run.parameters["method"]),
-        **{name: run.parameters[name] for name in _NUMBERS},
-        "knn_accuracy": run.knn_accuracy,
-        **asdict(gain),
-        "tpr": gain.tpr,
-        "fpr": gain.fpr,
-        "corrected": [_example(run, i) for i in range(min(n_examples, n_corrected))],
-        "broken": [_example(run, n_corrected + i) for i in range(min(n_examples, gain.n_broken))],
-    }
+def _draw(report: dict[str, Any], config: AnalyzeConfig, inputs: list[Path], *, clobber: bool) -> None:
+    from resmem_cli.plots import html_page, save_figures  # matplotlib, which most runs need not
+
+    if config.figures is not None:
+        save_figures(report, Path(config.figures))
+    if config.html is not None:
+        title = ", ".join(path.name for path in inputs)
+        write_text(Path(config.html), html_page(report, title=title), reads=inputs, clobber=clobber)
 
 
-def _example(run: Run, i: int) -> dict[str, Any]:
-    changed = run.changed
-
-    def name(label: np.int32) -> str:
-        return (
-            str(label)
-            if run.class_names is None
-            else run.class_names[label].decode("utf-8", errors="replace")
-        )
-
-    rows, labels, distances, weights = (changed.neighbors[field][i] for field in _NEIGHBOR_FIELDS)
-    return {
-        "query": int(changed.queries[i]),
-        "label": name(changed.labels[i]),
-        "base_predicted": name(changed.base_predicted[i]),
-        "predicted": name(changed.predicted[i]),
-        "neighbors": [
-            {"row": int(row), "label": name(label), "distance": float(distance), "weight": float(weight)}
-            for row, label, distance, weight in zip(rows, labels, distances, weights, strict=True)
-        ],
-    }
-
-
-def _write_report(runs: Sequence[Run], output: Path, *, clobber: bool) -> None:
-    parameters = {"runs": [run.parameters for run in runs]}
+def _write_report(runs: Sequence[Columns], report: dict[str, Any], output: Path, *, clobber: bool) -> None:
+    told = report["runs"]
     with ArtifactWriter(
         output,
         REPORT,
-        inputs=[run.record for run in runs],
-        parameters=parameters,
+        inputs=[InputRecord(**vars(run.record)) for run in runs],
+        parameters={"runs": [dict(run.parameters) for run in runs]},
         reads=[run.path for run in runs],
         clobber=clobber,
     ) as writer:
-        gains = [run.gain for run in runs]
         table: dict[str, NDArray[Any]] = {
             "names": np.array([run.path.name.encode() for run in runs]),
-            "methods": np.array([str(run.parameters["method"]).encode() for run in runs]),
-            "n_queries": np.array([gain.n for gain in gains], np.int64),
+            "methods": np.array([one["method"].encode() for one in told]),
+            "n_queries": np.array([one["n"] for one in told], np.int64),
             "accuracies": np.array(
-                [(run.gain.base_accuracy, run.knn_accuracy, run.gain.accuracy) for run in runs]
+                [(one["base_accuracy"], one["knn_accuracy"], one["accuracy"]) for one in told]
             ),
-            "n_corrected": np.array([gain.n_corrected for gain in gains], np.int64),
-            "n_broken": np.array([gain.n_broken for gain in gains], np.int64),
-            "gain": np.array([gain.gain for gain in gains]),
-            "gain_interval": np.array([gain.interval for gain in gains]),
-            "p_values": np.array([gain.p_value for gain in gains]),
+            "n_corrected": np.array([one["n_corrected"] for one in told], np.int64),
+            "n_broken": np.array([one["n_broken"] for one in told], np.int64),
+            "gain": np.array([one["gain"] for one in told]),
+            "gain_interval": np.array([one["interval"] for one in told]),
+            "p_values": np.array([one["p_value"] for one in told]),
         }
         for name, values in table.items():
             writer.write(f"runs/{name}", values)
+        methods = [(i, method) for i, one in enumerate(told) for method in one["methods"]]
+        if methods:
+            writer.write("methods/runs", np.array([i for i, _ in methods], np.int32))
+            writer.write("methods/names", np.array([method["name"].encode() for _, method in methods]))
+            quality = [[method[name] for name in _QUALITY] for _, method in methods]
+            writer.write("methods/quality", np.array(quality, np.float64))
         _write_changed(writer, runs)
+        document = json.dumps(_without_folders(report), ensure_ascii=False, allow_nan=False, sort_keys=True)
+        writer.write("document", np.frombuffer(document.encode(errors="replace"), np.uint8))
         names = runs[0].class_names
         if names is not None and all(
             run.class_names is not None and np.array_equal(run.class_names, names) for run in runs
@@ -249,16 +240,34 @@ def _write_report(runs: Sequence[Run], output: Path, *, clobber: bool) -> None:
             writer.write("class_names", names)
 
 
-def _write_changed(writer: ArtifactWriter, runs: Sequence[Run]) -> None:
+def _without_folders(report: dict[str, Any]) -> dict[str, Any]:
+    """Leave out where files lay: an artifact's bytes do not depend on it."""
+    runs = [{**run, "predictions": Path(run["predictions"]).name} for run in report["runs"]]
+    tuning = report["tuning"]
+    if tuning is not None:
+        tuning = {**tuning, "path": Path(tuning["path"]).name}
+    return {"runs": runs, "aggregate": report["aggregate"], "tuning": tuning}
+
+
+def _write_changed(writer: ArtifactWriter, runs: Sequence[Columns]) -> None:
     changed = [run.changed for run in runs]
-    counts = [len(examples.queries) for examples in changed]
+    counts = [len(near.queries) for near in changed]
     if not sum(counts):
         return
     # Files predicted with fewer neighbours than others set how many all of them show.
-    h = min(examples.neighbors["rows"].shape[1] for examples in changed)
+    h = min(HEAVIEST, *(near.rows.shape[1] for near in changed))
+    places = [
+        np.array([near.heaviest(i, h) for i in range(len(near.queries))], np.int64).reshape(-1, h)
+        for near in changed
+    ]
     writer.write("changed/runs", np.repeat(np.arange(len(runs), dtype=np.int32), counts))
-    for name in ("queries", "labels", "base_predicted", "predicted"):
-        writer.write(f"changed/{name}", np.concatenate([getattr(examples, name) for examples in changed]))
+    writer.write("changed/queries", np.concatenate([near.queries for near in changed]))
+    for name in ("labels", "base_predicted", "predicted"):
+        columns = [run.whole[name][run.changed.queries] for run in runs]
+        writer.write(f"changed/{name}", np.concatenate(columns))
     for name in _NEIGHBOR_FIELDS:
-        rows = [examples.neighbors[name][:, :h] for examples in changed]
+        rows = [
+            np.take_along_axis(getattr(near, name), at, axis=1)
+            for near, at in zip(changed, places, strict=True)
+        ]
         writer.write(f"changed/neighbors/{name}", np.ascontiguousarray(np.concatenate(rows)))

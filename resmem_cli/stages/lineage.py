@@ -44,6 +44,14 @@ def check_one_memory(index_file: Artifact, memory_file: Artifact) -> None:
     _same("number of rows", index, rows[0], memory, rows[1], remedy=remedy)
 
 
+def check_same_rows(index_file: Artifact, source: EmbeddingSource) -> None:
+    """Refuse embeddings that are not those an index was made from; raises as `check_lineage`."""
+    remedy = "name the embeddings that the index was made from"
+    _same("number of rows", index_file.path, index_file.dimensions["n"], source.path, source.n, remedy=remedy)
+    made_from = index_file.parameters["embeddings_digest"]
+    _same("embeddings", index_file.path, made_from, source.path, source.embeddings_digest, remedy=remedy)
+
+
 def check_network(file: Artifact, source: EmbeddingSource) -> None:
     """Refuse rows that were not made by the network of an index or residuals; raises as `check_lineage`."""
     if "d" in file.dimensions:

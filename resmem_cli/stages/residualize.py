@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resmem_cli.artifacts.formats import RESIDUALS
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import UsageError
+from resmem_cli.logit_space import ClassMeans, compute_logit_residuals
 from resmem_cli.residuals import (
     TopResiduals,
     check_temperature,
@@ -22,7 +24,8 @@ from resmem_cli.residuals import (
 from resmem_cli.stages.sources import EmbeddingSource, open_embeddings
 from resmem_cli.stages.streaming import rows_within
 from resmem_cli.stages.top_logits import TopLogitRows
-from resmem_cli.types import ArraySelection, Progress, StageResult, no_progress, row_blocks
+from resmem_cli.stages.tuning_file import read_tuning
+from resmem_cli.types import ArraySelection, Progress, ResidualSpace, StageResult, no_progress, row_blocks
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,9 @@ class ResidualizeConfig:
         `T` of the softmax; `predict` uses the same one.
     top : int or None
         Keep only this many entries of each residual, those of largest absolute value.
+    space : ResidualSpace
+        In what the memory is to correct the network; in logit space `temperature` is that of the softmax
+        of the corrected logits, and all entries are kept.
     block_rows : int or None
         Rows at a time; None to fill the memory budget.
     arrays : ArraySelection
@@ -43,6 +49,7 @@ class ResidualizeConfig:
 
     temperature: float = 1.4
     top: int | None = None
+    space: ResidualSpace = ResidualSpace.PROBABILITY
     block_rows: int | None = None
     arrays: ArraySelection = field(default_factory=ArraySelection)
 
@@ -52,10 +59,11 @@ def residualize(
     *,
     output: Path | str,
     config: ResidualizeConfig | None = None,
+    tuning: Path | str | None = None,
     clobber: bool = True,
     progress: Progress = no_progress,
 ) -> StageResult:
-    """Write the residuals `onehot(y) − softmax(f(x)/T)` of every row.
+    """Write the residuals `onehot(y) − softmax(f(x)/T)` of every row, or those in logit space.
 
     Parameters
     ----------
@@ -66,6 +74,8 @@ def residualize(
         The artifact to write.
     config : ResidualizeConfig, optional
         Temperature and storage.
+    tuning : pathlib.Path or str, optional
+        A tuning artifact, whose temperature, space and `top` replace those of `config`.
     clobber : bool
         Whether an existing output may be replaced.
     progress : Progress
@@ -74,18 +84,32 @@ def residualize(
     Raises
     ------
     UsageError
-        If the temperature or `top` is out of range.
+        If the temperature or `top` is out of range, or there is `top` in logit space.
     MissingInputError, DataError, OutputError
         As the message says; nothing is written then.
     """
     embeddings, output = Path(embeddings), Path(output)
     config = config or ResidualizeConfig()
+    choice = None if tuning is None else read_tuning(tuning)
+    if choice is not None:
+        config = replace(
+            config, temperature=choice.best.temperature, space=choice.space, top=choice.top or config.top
+        )
     check_temperature(config.temperature)
     if config.block_rows is not None and config.block_rows < 1:
         raise UsageError("--block-rows out of range", expected="at least 1", found=config.block_rows)
+    if config.space == ResidualSpace.LOGIT and config.top is not None:
+        raise UsageError("--top keeps entries that sum to 0", expected="--space probability")
     with open_embeddings(embeddings, config.arrays) as source:
         logits, labels = source.require_logits(), source.require_labels()
         n, n_classes = logits.shape
+        if source.top_logits and config.space == ResidualSpace.LOGIT:
+            raise UsageError(
+                "has the largest logits of each row only",
+                file=source.path,
+                expected="--space probability",
+                remedy="embed without --top",
+            )
         if source.top_logits:
             _check_top_logits(source, source.top_logits, config)
         elif config.top is not None:
@@ -93,6 +117,7 @@ def residualize(
         parameters = {
             "temperature": config.temperature,
             "top": config.top,
+            "space": str(config.space),
             "n_classes": n_classes,
             "encoder": source.encoder,
         }
@@ -100,10 +125,10 @@ def residualize(
             output,
             RESIDUALS,
             parameters=parameters,
-            reads=source.files,
+            reads=(*source.files, *(() if choice is None else (choice.path,))),
             clobber=clobber,
         ) as writer:
-            writer.add_inputs(source.record("embeddings"))
+            writer.add_inputs(source.record("embeddings"), *(() if choice is None else (choice.record,)))
             writer.set_parameters(embeddings_digest=source.embeddings_digest)
             declare_residuals(writer, n, n_classes, top=config.top)
             n_right = append_residuals(writer, source, config, progress)
@@ -116,6 +141,7 @@ def residualize(
         "classes": n_classes,
         "temperature": config.temperature,
         "top": config.top,
+        "space": str(config.space),
         "base_accuracy": n_right / n,
     }
     return StageResult("residualize", output, summary, source.notices)
@@ -139,6 +165,7 @@ def append_residuals(
     width = source.top_logits.n_kept if source.top_logits else n_classes
     step = config.block_rows or rows_within((n, width), np.dtype(np.float32))
     n_right = 0
+    means = _class_means(source, step, progress) if config.space == ResidualSpace.LOGIT else None
     for block in progress(row_blocks(n, step), "residuals"):
         own = labels[block]
         if source.top_logits and config.top is not None:
@@ -148,13 +175,23 @@ def append_residuals(
             continue
         rows = logits.read(block.start, block.stop)
         n_right += int((rows.argmax(axis=1) == own).sum())
-        if config.top is None:
+        if means is not None:
+            writer.append("residuals", compute_logit_residuals(rows, own, means))
+        elif config.top is None:
             writer.append("residuals", compute_residuals(rows, own, temperature=config.temperature))
         else:
             _append_top(
                 writer, compute_top_residuals(rows, own, top=config.top, temperature=config.temperature)
             )
     return n_right
+
+
+def _class_means(source: EmbeddingSource, step: int, progress: Progress) -> NDArray[np.float64]:
+    logits, labels = source.require_logits(), source.require_labels()
+    means = ClassMeans(logits.shape[1])
+    for block in progress(row_blocks(len(labels), step), "class means"):
+        means.update(logits.read(block.start, block.stop), labels[block])
+    return means.result()
 
 
 def _append_top(writer: ArtifactWriter, top: TopResiduals) -> None:

@@ -11,7 +11,7 @@ from resmem_cli.memory import DenseMemory, TopMemory
 from resmem_cli.residuals import TopResiduals, class_dtype
 from resmem_cli.stages.streaming import block_bytes
 from resmem_cli.truncation import Truncation
-from resmem_cli.types import row_blocks
+from resmem_cli.types import ResidualSpace, row_blocks
 
 RESIDUAL_ROWS = ("residuals", "top/classes", "top/values")
 """The datasets of the residuals format that residuals are stored in: the first, or the others."""
@@ -29,6 +29,8 @@ class StoredMemory:
     ----------
     temperature : float
         Of the residuals.
+    space : ResidualSpace
+        In what they correct the network.
     n_classes : int
         `C`.
     labels : (n,) int32
@@ -47,6 +49,11 @@ class StoredMemory:
     def __init__(self, artifact: Artifact) -> None:
         self._artifact = artifact
         self.temperature = artifact.number("temperature")
+        # Files of before version 3 do not say.
+        space = artifact.parameters.get("space", ResidualSpace.PROBABILITY)
+        if space not in list(ResidualSpace):
+            raise self._fault("space", expected=" or ".join(ResidualSpace), found=space)
+        self.space = ResidualSpace(space)
         self.n_classes = int(artifact.number("n_classes"))
         if artifact.dimensions.get("C", self.n_classes) != self.n_classes:
             raise self._fault("n_classes", expected=artifact.dimensions["C"], found=self.n_classes)
@@ -85,6 +92,14 @@ class StoredMemory:
             bound=np.concatenate([part.bound for part in truncations]),
             proved=np.concatenate([part.proved for part in truncations]),
         )
+
+    def entries(self, rows: NDArray[np.int64], classes: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Give one class's entry of each neighbour's residual; see `Residuals.entries`."""
+        stored = [mapped.at(rows) for mapped in self._maps]
+        if len(stored) == 2:
+            top = TopResiduals(stored[0], stored[1], self.n_classes)
+            return TopMemory(top).entries(rows, classes)
+        return DenseMemory(stored[0]).entries(rows, classes)
 
     def _correct(
         self, scores: NDArray[np.float32], rows: NDArray[np.int64], weights: NDArray[np.float32]

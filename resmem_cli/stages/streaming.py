@@ -6,10 +6,14 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from resmem_cli.arrays.base import RowSource
 from resmem_cli.indexes.base import Index
 from resmem_cli.indexes.scale import search_rows
 from resmem_cli.memory_size import part_of_memory
+from resmem_cli.scratch import Scratch
+from resmem_cli.types import row_blocks
 
 BLOCK_BYTES = 1 << 26
 """Bytes of a block's rows, with everything computed from them: 64 MiB."""
@@ -26,6 +30,30 @@ def block_bytes() -> int:
 def rows_within(shape: tuple[int, ...], dtype: np.dtype[Any], *, copies: int = 4) -> int:
     """Count the rows of a block that holds `copies` arrays of rows of this shape within the budget."""
     return max(1, block_bytes() // (copies * dtype.itemsize * max(1, math.prod(shape[1:]))))
+
+
+def read_chosen(rows: RowSource, chosen: NDArray[np.int64], *, scratch: Scratch) -> NDArray[Any]:
+    """Read some rows of a source, which is read in order, in blocks.
+
+    Parameters
+    ----------
+    rows : RowSource
+        (n, ...).
+    chosen : (c,) int64
+        Row numbers, rising.
+    scratch : Scratch
+        Makes the array.
+
+    Returns
+    -------
+    (c, ...) array
+    """
+    taken = scratch.array((len(chosen), *rows.shape[1:]), rows.dtype)
+    for block in row_blocks(rows.shape[0], rows_within(rows.shape, rows.dtype)):
+        some = slice(*np.searchsorted(chosen, (block.start, block.stop)))
+        if some.start < some.stop:
+            taken[some] = rows.read(block.start, block.stop)[chosen[some] - block.start]
+    return taken
 
 
 def query_rows(index: Index, *, n_classes: int, k: int) -> int:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from resmem_cli.artifacts.formats import INDEX, RESIDUALS
 from resmem_cli.artifacts.reader import Artifact, open_artifact
 from resmem_cli.artifacts.writer import ArtifactWriter
-from resmem_cli.errors import UsageError, naming_file
+from resmem_cli.errors import DataError, UsageError, naming_file
 from resmem_cli.indexes.approximate import MEASURED_BEFORE
 from resmem_cli.indexes.base import Build
 from resmem_cli.indexes.scale import measure_distance_scale
@@ -29,7 +29,15 @@ from resmem_cli.stages.sources import open_embeddings
 from resmem_cli.stages.stored_index import load_index, write_index
 from resmem_cli.stages.stored_memory import RESIDUAL_ROWS, StoredMemory
 from resmem_cli.stages.streaming import rows_within
-from resmem_cli.types import ArraySelection, Metric, Progress, StageResult, no_progress, row_blocks
+from resmem_cli.types import (
+    ArraySelection,
+    Metric,
+    Progress,
+    ResidualSpace,
+    StageResult,
+    no_progress,
+    row_blocks,
+)
 from resmem_cli.weights import SIGMA_PER_SCALE
 
 
@@ -197,6 +205,12 @@ def _write_residuals(
     writer: ArtifactWriter, old: Artifact, change: MemoryChange, config: UpdateConfig, progress: Progress
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     memory, added = StoredMemory(old), change.source
+    if memory.space == ResidualSpace.LOGIT:
+        raise DataError(
+            "residuals in logit space hold class means of all rows, and can't be updated",
+            file=old.path,
+            remedy="make them again with `resmem residualize --space logit`",
+        )
     names = tuple(name for name in RESIDUAL_ROWS if name in old)
     top = old.dimensions["m"] if memory.truncated else None
     declare_residuals(writer, change.n_after, memory.n_classes, top=top)

@@ -1,0 +1,54 @@
+"""A weight for each class, from a .npy file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resmem_cli.errors import DataError
+from resmem_cli.files import require_file
+
+
+def read_class_weights(path: Path, n_classes: int) -> NDArray[np.float64]:
+    """Read (C,) weights, numbers from 0 on.
+
+    Raises
+    ------
+    MissingInputError
+        If there is no such file.
+    DataError
+        If it holds no such weights.
+    """
+    require_file(path)
+    try:
+        weights = np.load(path, allow_pickle=False, mmap_mode="r")
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(
+            f"not a .npy file of class weights: {error}", file=path, expected=f"({n_classes},) numbers"
+        ) from error
+    if (
+        not isinstance(weights, np.ndarray)
+        or weights.shape != (n_classes,)
+        or weights.dtype.kind not in "iuf"
+    ):
+        found = getattr(weights, "shape", "several arrays")
+        raise DataError(
+            "class weights do not fit the classes",
+            file=path,
+            expected=f"({n_classes},) numbers",
+            found=f"{found} {getattr(weights, 'dtype', '')}".strip(),
+        )
+    numbers = weights.astype(np.float64)
+    wrong = np.flatnonzero(~(np.isfinite(numbers) & (numbers >= 0)))
+    if len(wrong):
+        raise DataError(
+            f"weight of class {wrong[0]:,} out of range",
+            file=path,
+            expected="a number from 0 on",
+            found=float(numbers[wrong[0]]),
+        )
+    if not numbers.any():
+        raise DataError("all class weights are 0", file=path)
+    return numbers

@@ -1,0 +1,141 @@
+"""All figures of a report, and the files they are written to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from resmem_cli.errors import OutputError, UsageError
+
+# Imported for what they register, in the order in which their figures appear.
+from resmem_cli.plots import comparison, tuning, where  # noqa: F401
+from resmem_cli.plots.registry import RECIPES, Part
+from resmem_cli.plots.style import DPI, drawing, finish
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# No date and no version: the same report gives the same bytes.
+_METADATA: dict[str, dict[str, Any]] = {
+    "svg": {"Date": None, "Creator": None, "Type": None, "Format": None},
+    "png": {"Software": None},
+}
+
+
+class Drawing(NamedTuple):
+    """A figure with what stands above and below it."""
+
+    title: str
+    caption: str
+    figure: Figure
+
+
+def figures(report: Mapping[str, Any]) -> dict[str, Drawing]:
+    """Draw the figures a report has numbers for.
+
+    Parameters
+    ----------
+    report : mapping
+        Of `analyze`: `runs`, `aggregate`, `tuning`, `notices`.
+
+    Returns
+    -------
+    dict of (title, caption, Figure)
+        By name. With several runs, the name of a run's figure ends in its number from 1, as in `methods_2`.
+        Titles and captions are plain text.
+    """
+    drawn: dict[str, Drawing] = {}
+    with drawing():
+        for name, title, caption, draw, part in _wanted(report):
+            figure = draw(part)
+            if figure is not None:
+                drawn[name] = Drawing(title, caption, finish(figure))
+    return drawn
+
+
+def svg_text(figure: Figure) -> str:
+    """Write a figure as SVG text: fonts by name, no date, the same text every time."""
+    return _image(figure, "svg").decode()
+
+
+def save_figures(
+    report: Mapping[str, Any], folder: str | Path, formats: Sequence[str] = ("svg", "png")
+) -> list[Path]:
+    """Write the figures of a report, each in each format, as `<folder>/<name>.<format>`.
+
+    A file is whole or not there: it is written under a temporary name in the folder and then renamed.
+    The folder is made if it is missing. A file of the same name is replaced.
+
+    Parameters
+    ----------
+    report : mapping
+        As for `figures`.
+    folder : path
+    formats : "svg", "png" or both
+        PNG has 200 dots per inch.
+
+    Returns
+    -------
+    list of Path
+        In the order of the figures.
+
+    Raises
+    ------
+    UsageError
+        For another format.
+    OutputError
+        If the folder or a file can't be written.
+    """
+    for kind in formats:
+        if kind not in _METADATA:
+            raise UsageError("unknown format of figures", expected=" or ".join(_METADATA), found=kind)
+    target = Path(folder)
+    paths = []
+    for name, drawn in figures(report).items():
+        for kind in formats:
+            path = target / f"{name}.{kind}"
+            _replace(path, _image(drawn.figure, kind))
+            paths.append(path)
+    return paths
+
+
+def _wanted(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Any, Mapping[str, Any]]]:
+    runs = report.get("runs") or []
+    for recipe in RECIPES.values():
+        if recipe.part is Part.REPORT:
+            yield recipe.name, recipe.title, recipe.caption, recipe.draw, report
+    for place, run in enumerate(runs, 1):
+        suffix, note = (f"_{place}", f", run {place}") if len(runs) > 1 else ("", "")
+        for recipe in RECIPES.values():
+            if recipe.part is Part.RUN:
+                yield recipe.name + suffix, recipe.title + note, recipe.caption, recipe.draw, run
+    if report.get("tuning"):
+        for recipe in RECIPES.values():
+            if recipe.part is Part.TUNING:
+                yield recipe.name, recipe.title, recipe.caption, recipe.draw, report["tuning"]
+
+
+def _image(figure: Figure, kind: str) -> bytes:
+    stream = BytesIO()
+    with drawing():
+        figure.savefig(stream, format=kind, dpi=DPI, metadata=_METADATA[kind])
+    return stream.getvalue()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as stream:
+            stream.write(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(f"can't be written: {error.strerror or error}", file=path) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

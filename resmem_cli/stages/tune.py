@@ -1,0 +1,346 @@
+"""`resmem tune`: every setting of a grid from one search, and the one to use."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resmem_cli.arrays.class_weights import read_class_weights
+from resmem_cli.artifacts.formats import INDEX, TUNING
+from resmem_cli.artifacts.reader import Artifact, open_artifact
+from resmem_cli.artifacts.writer import ArtifactWriter
+from resmem_cli.errors import UsageError, naming_file
+from resmem_cli.memory_size import DEFAULT_MEMORY, memory_budget
+from resmem_cli.scratch import Scratch
+from resmem_cli.stages.lineage import artifact_record, check_network, check_same_rows
+from resmem_cli.stages.searching import SearchConfig, prepare_search, search_record
+from resmem_cli.stages.sources import EmbeddingSource, open_embeddings
+from resmem_cli.stages.stored_index import load_index
+from resmem_cli.stages.tuned import Chosen, choose_settings
+from resmem_cli.stages.tuning_data import (
+    MemoryResiduals,
+    TuningQueries,
+    check_top,
+    draw_rows,
+    search_queries,
+    weigh_queries,
+)
+from resmem_cli.tuning.grid import Grid, Objective, automatic_grid
+from resmem_cli.tuning.methods import Tuner
+from resmem_cli.types import ArraySelection, Progress, ResidualSpace, StageResult, no_progress
+
+BALANCED = "balanced"
+"""Class weights that make every class count alike."""
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """What to try, on what, and what for.
+
+    Attributes
+    ----------
+    k, sigma, temperature, strength : tuple or None
+        Values to try; None for a grid from the memory's own distances.
+    refine : bool or None
+        Whether to lay a finer grid around the best point; None where no values are given.
+    objective : Objective
+        What the best point is best in.
+    max_fpr : float
+        For `Objective.TPR`: the bound on FPR.
+    class_weights : pathlib.Path, str or None
+        ``balanced``, or a .npy file of (C,) numbers; None for all queries alike.
+    leave_one_out : bool
+        Tune on the memory's own rows, each without itself.
+    sample : int
+        With `leave_one_out`: so many rows of the memory, drawn with `seed`.
+    fraction : float or None
+        Tune on this share of the queries, drawn with `seed`.
+    seed : int
+    space : ResidualSpace
+        Of the residuals.
+    top : int or None
+        Keep only this many entries of each residual.
+    baselines : bool
+        Whether to tune kNN and kNN-LM too, on the same neighbours.
+    search : SearchConfig
+        How an approximate index searches.
+    memory : int
+        Bytes of anonymous memory to stay within.
+    arrays, train_arrays : ArraySelection
+        Which arrays, where queries and memory are exported arrays.
+    """
+
+    k: tuple[int, ...] | None = None
+    sigma: tuple[float, ...] | None = None
+    temperature: tuple[float, ...] | None = None
+    strength: tuple[float, ...] | None = None
+    refine: bool | None = None
+    objective: Objective = Objective.ACCURACY
+    max_fpr: float = 0.05
+    class_weights: Path | str | None = None
+    leave_one_out: bool = False
+    sample: int = 10_000
+    fraction: float | None = None
+    seed: int = 0
+    space: ResidualSpace = ResidualSpace.PROBABILITY
+    top: int | None = None
+    baselines: bool = True
+    search: SearchConfig = field(default_factory=SearchConfig)
+    memory: int = DEFAULT_MEMORY
+    arrays: ArraySelection = field(default_factory=ArraySelection)
+    train_arrays: ArraySelection = field(default_factory=ArraySelection)
+
+
+def tune(
+    queries: Path | str | None,
+    *,
+    index: Path | str,
+    train: Path | str,
+    output: Path | str,
+    config: TuneConfig | None = None,
+    clobber: bool = True,
+    progress: Progress = no_progress,
+) -> StageResult:
+    """Try settings of the memory on labelled queries, and choose.
+
+    Parameters
+    ----------
+    queries : pathlib.Path, str or None
+        Validation embeddings with logits and labels. With `leave_one_out` the choice is made on the memory;
+        queries, if given, then tell how it does elsewhere.
+    index : pathlib.Path or str
+        Of the memory.
+    train : pathlib.Path or str
+        The memory's embeddings with logits and labels, of which residuals are made at any temperature.
+    output : pathlib.Path or str
+        The artifact to write, with the whole grid.
+    config : TuneConfig, optional
+    clobber : bool
+        Whether an existing output may be replaced.
+    progress : Progress
+
+    Raises
+    ------
+    UsageError, MissingInputError, DataError, OutputError
+        As the message says; nothing is written then.
+    """
+    index, train, output = Path(index), Path(train), Path(output)
+    config = config or TuneConfig()
+    _check_config(config, queries)
+    with ExitStack() as stack:
+        stack.enter_context(memory_budget(config.memory))
+        index_file = stack.enter_context(open_artifact(index, INDEX))
+        memory = stack.enter_context(open_embeddings(train, config.train_arrays))
+        check_same_rows(index_file, memory)
+        memory.require_labels()
+        n_classes = memory.require_logits().shape[1]
+        source = memory
+        if queries is not None:
+            source = stack.enter_context(open_embeddings(queries, config.arrays))
+            source.require_labels(), source.require_logits()
+            check_network(index_file, source)
+            check_network(index_file, memory)
+        top = check_top(memory, config.top, config.space)
+        searched = load_index(index_file)
+        with naming_file(index):
+            prepare_search(searched, config.search)
+        grid = _grid(config, index_file, memory, one_less=config.leave_one_out)
+        reads, class_weights = [*memory.files, *source.files, index], None
+        if config.class_weights not in (None, BALANCED):
+            reads.append(Path(str(config.class_weights)))
+            class_weights = read_class_weights(reads[-1], n_classes)
+        writer = stack.enter_context(ArtifactWriter(output, TUNING, reads=reads, clobber=clobber))
+        scratch = Scratch(output.parent)
+
+        def tuner(of: EmbeddingSource, rows: NDArray[np.int64] | None, *, others: bool) -> _Tuning:
+            found = search_queries(
+                searched, of, rows, max(grid.k), others=others, scratch=scratch, progress=progress
+            )
+            residuals = MemoryResiduals(
+                memory, found.memory_rows, space=config.space, top=top, scratch=scratch
+            )
+            return _Tuning(
+                found,
+                Tuner(
+                    found.searched,
+                    residuals.labels,
+                    residuals,
+                    query_weights=weigh_queries(
+                        found.searched.labels, class_weights, balanced=config.class_weights == BALANCED
+                    ),
+                    space=config.space,
+                    likelihood=config.objective == Objective.NLL,
+                    progress=progress,
+                ),
+            )
+
+        chosen_on = memory if config.leave_one_out else source
+        n_rows = chosen_on.n
+        count = config.sample if config.leave_one_out else round((config.fraction or 1) * n_rows)
+        rows = draw_rows(n_rows, max(1, count), seed=config.seed)
+        tuning = tuner(chosen_on, rows, others=config.leave_one_out)
+        chosen = choose_settings(tuning.tuner, grid, config, refine=_refines(config))
+        elsewhere = None
+        if config.leave_one_out and queries is not None:
+            elsewhere = _elsewhere(tuner(source, None, others=False).tuner, grid, chosen, config)
+        _write(writer, chosen, tuning.found)
+        role = "memory" if config.leave_one_out else "queries"
+        data = {
+            "kind": "leave-one-out" if config.leave_one_out else "queries",
+            "file": chosen_on.path.name,
+            "digest": chosen_on.digest,
+            "rows": len(tuning.found.searched),
+            "of": n_rows,
+            "seed": config.seed if rows is not None else None,
+        }
+        writer.add_inputs(memory.record("memory"), artifact_record("index", index_file))
+        if source is not memory:
+            writer.add_inputs(source.record("queries"))
+        parameters = {
+            "objective": str(config.objective),
+            "max_fpr": config.max_fpr if config.objective == Objective.TPR else None,
+            "class_weights": None if config.class_weights is None else Path(config.class_weights).name,
+            "space": str(config.space),
+            "top": top,
+            "data": data,
+            "n_queries": len(tuning.found.searched),
+            "embeddings_digest": index_file.parameters["embeddings_digest"],
+            "search": search_record(searched),
+            **chosen.record(),
+            "elsewhere": elsewhere,
+        }
+        writer.set_parameters(**parameters)
+    summary = {
+        "tuned_on": f"{data['rows']:,} of {n_rows:,} rows of {chosen_on.path} ({role})",
+        "points": len(chosen.points),
+        "objective": str(config.objective),
+        **chosen.summary(),
+        "elsewhere": elsewhere and {name: elsewhere[name] for name in _ELSEWHERE},
+    }
+    return StageResult(
+        "tune", output, summary, (*source.notices, *_notices(config, chosen, elsewhere, output))
+    )
+
+
+@dataclass(frozen=True)
+class _Tuning:
+    found: TuningQueries
+    tuner: Tuner
+
+
+_ELSEWHERE = ("base_accuracy", "accuracy", "gain", "optimism")
+
+
+def _grid(config: TuneConfig, index_file: Artifact, memory: EmbeddingSource, *, one_less: bool) -> Grid:
+    """Put together what is given and what is chosen automatically."""
+    n = index_file.dimensions["n"] - one_less
+    if n < 1:
+        raise UsageError("the memory has one row, which has no other", file=index_file.path)
+    any_temperature = memory.top_logits is None
+    if not any_temperature and config.temperature not in (None, (1.0,)):
+        raise UsageError(
+            "has the largest logits of each row only, and the log-sum-exp of all of them at T = 1",
+            file=memory.path,
+            expected="--temperature 1",
+            found=", ".join(f"{t:g}" for t in config.temperature or ()),
+        )
+    scale = 0.0 if config.sigma else index_file.number("distance_scale", "median")
+    if not config.sigma and not scale > 0:
+        raise UsageError(
+            "no automatic sigma: the memory has one row, or its rows are too often identical",
+            file=index_file.path,
+            remedy="give --sigma",
+        )
+    automatic = automatic_grid(n=n, scale=scale or 1.0, temperatures=any_temperature)
+    if config.space == ResidualSpace.LOGIT and config.objective != Objective.NLL:
+        # The temperature changes no answer there.
+        automatic = replace(automatic, temperature=(1.0,))
+    given = {name: getattr(config, name) for name in ("k", "sigma", "temperature", "strength")}
+    asked = {name: tuple(sorted(set(values))) for name, values in given.items() if values}
+    grid = replace(automatic, **asked)
+    if any(given.values()) and config.strength is None:
+        grid = replace(grid, strength=(1.0,))
+    grid.check(n=n)
+    return grid
+
+
+def _refines(config: TuneConfig) -> bool:
+    given = (config.k, config.sigma, config.temperature, config.strength)
+    return config.refine if config.refine is not None else not any(given)
+
+
+def _elsewhere(tuner: Tuner, grid: Grid, chosen: Chosen, config: TuneConfig) -> dict[str, Any]:
+    """Try the same settings on queries that are no rows of the memory."""
+    best = chosen.best
+    same = Grid(k=(best["k"],), sigma=(best["sigma"],), temperature=(best["temperature"],),
+                strength=(best["strength"],))  # fmt: skip
+    there = tuner.resmem(same).at(0)
+    points = tuner.resmem(grid)
+    own = points.at(points.best(config.objective, max_fpr=config.max_fpr))
+    base = float(np.average(tuner.base_right, weights=tuner.query_weights))
+    return {
+        "base_accuracy": base,
+        "accuracy": there["accuracy"],
+        "gain": there["accuracy"] - base,
+        "best": own,
+        "optimism": (chosen.best["accuracy"] - chosen.base_accuracy) - (there["accuracy"] - base),
+    }
+
+
+def _write(writer: ArtifactWriter, chosen: Chosen, found: TuningQueries) -> None:
+    for name, values in chosen.points.columns().items():
+        writer.write(f"grid/{name}", values)
+    for group, points in (("knn", chosen.knn), ("knn_lm", chosen.knn_lm)):
+        if points is not None:
+            for name, values in points.columns().items():
+                if name != "nll":
+                    writer.write(f"{group}/{name}", values)
+    if found.rows is not None:
+        writer.write("rows", found.rows)
+
+
+def _notices(config: TuneConfig, chosen: Chosen, elsewhere: dict[str, Any] | None, output: Path) -> list[str]:
+    told: list[str] = []
+    if config.leave_one_out:
+        text = (
+            "tuned on the memory's own rows, which the network was trained on: one that has fitted them "
+            "leaves smaller residuals there than on new data, so what is told of them is optimistic "
+            f"(base accuracy there {100 * chosen.base_accuracy:.2f} %"
+        )
+        if elsewhere is None:
+            text += "; give validation queries too, to have the difference measured)"
+        else:
+            gain = 100 * (chosen.best["accuracy"] - chosen.base_accuracy)
+            text += (
+                f", on the queries {100 * elsewhere['base_accuracy']:.2f} %; gain {gain:+.2f} points there, "
+                f"{100 * elsewhere['gain']:+.2f} on the queries)"
+            )
+        told.append(text)
+    if config.objective == Objective.TPR and not chosen.best["fpr"] < config.max_fpr:
+        told.append(f"no point keeps FPR below {config.max_fpr:g}; this one comes nearest")
+    edges = chosen.edges()
+    if edges:
+        told.append(
+            f"the best point lies at the edge of the grid in {', '.join(edges)}; a wider grid may do better"
+        )
+    return told
+
+
+def _check_config(config: TuneConfig, queries: Path | str | None) -> None:
+    if queries is None and not config.leave_one_out:
+        raise UsageError("nothing to tune on", remedy="give labelled queries, or --leave-one-out")
+    if config.fraction is not None and config.leave_one_out:
+        raise UsageError("--fraction is for queries", remedy="use --sample with --leave-one-out")
+    if config.fraction is not None and not 0 < config.fraction < 1:
+        raise UsageError("--fraction out of range", expected="between 0 and 1", found=config.fraction)
+    if config.sample < 1:
+        raise UsageError("--sample out of range", expected="at least 1", found=config.sample)
+    if config.seed < 0:
+        raise UsageError("--seed out of range", expected="at least 0", found=config.seed)
+    if not 0 < config.max_fpr <= 1:
+        raise UsageError("--max-fpr out of range", expected="above 0, at most 1", found=config.max_fpr)
