@@ -81,9 +81,10 @@ class TestValues:
     @pytest.mark.parametrize(
         "text",
         [
-            "", " ", ",", "1,", ",1", "1,,2", "abc", "1;2", "1 2", "nan", "inf", "-inf", "1:2", "1:2:", ":2:3",
-            "1::3", "1:2:3:4", "1:2:0", "1:2:-1", "1:2:1.5", "1:2:10001", "1:2:log", "1:2:3Log", "1:2:3 log",
-            "2:1:3", "0:1:3log", "-1:1:3log", "nan:1:3", "0:inf:3", "-1e308:1e308:3", "1:2:" + "9" * 5000,
+            "", " ", ",", "1,", ",1", "1,,2", "abc", "1;2", "1 2", "nan", "inf", "-inf", "1:2", "1:2:",
+            ":2:3", "1::3", "1:2:3:4", "1:2:0", "1:2:-1", "1:2:1.5", "1:2:10001", "1:2:log", "1:2:3Log",
+            "1:2:3 log", "2:1:3", "0:1:3log", "-1:1:3log", "nan:1:3", "0:inf:3", "-1e308:1e308:3",
+            "1:2:" + "9" * 5000,
         ],
     )  # fmt: skip
     def test_a_malformed_text_is_refused_with_the_option_s_name(self, text, whole):
@@ -96,12 +97,12 @@ class TestValues:
     @given(st.text("0123456789.:,-elognai ", max_size=12))
     def test_any_text_gives_rising_finite_values_or_the_usage_error(self, text):
         try:
-            values = parse_values(text, "-T")
+            values, refusal = parse_values(text, "-T"), "-T: "
         except UsageError as error:
-            assert str(error).startswith("-T: ")
-        else:
-            assert np.isfinite(values).all()
-            assert list(values) == sorted(set(values))
+            values, refusal = (), str(error)
+        assert refusal.startswith("-T: ")
+        assert np.isfinite(values).all()
+        assert list(values) == sorted(set(values))
 
     @settings(max_examples=100, deadline=None)
     @given(st.floats(1e-6, 1e6), st.floats(1, 1e6), st.integers(2, 50), st.sampled_from(["", "log"]))
@@ -112,9 +113,9 @@ class TestValues:
         assert values[-1] == high
         assert len(values) <= count
         space = np.geomspace if kind else np.linspace
-        assert np.allclose(sorted(set(values)), values)
+        assert list(values) == sorted(set(values))
         for value in space(low, high, count):
-            assert np.abs(np.array(values) / value - 1).min() < 1e-5
+            assert np.abs(np.array(values) / value - 1).min() < 1e-3
 
 
 class TestGrid:
@@ -150,7 +151,9 @@ class TestAutomaticGrid:
         assert grid.strength == (0.25, 0.5, 0.75, 1.0)
         grid.check(n=50_000)
 
-    @pytest.mark.parametrize(("n", "ks"), [(1, (1,)), (15, (10, 15)), (53, (10, 20, 53)), (60, (10, 20, 53, 60))])
+    @pytest.mark.parametrize(
+        ("n", "ks"), [(1, (1,)), (15, (10, 15)), (53, (10, 20, 53)), (60, (10, 20, 53, 60))]
+    )
     def test_k_stays_within_the_memory(self, n, ks):
         assert automatic_grid(n=n, scale=1.0).k == ks
 
@@ -160,7 +163,7 @@ class TestAutomaticGrid:
     @pytest.mark.parametrize("scale", [1e-9, 0.123456789, 1e9])
     def test_values_print_as_they_are(self, scale):
         for value in automatic_grid(n=100, scale=scale).sigma:
-            assert float(f"{value:.6g}") == value
+            assert float(f"{value:.4g}") == value
 
 
 values = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=6, unique=True).map(lambda v: tuple(sorted(v)))
@@ -175,7 +178,7 @@ class TestRefinedGrid:
         grid = Grid((10, 20, 40), (0.1, 1.0, 10.0), (1.0, 2.0), (0.5, 0.75, 1.0))
         fine = refined_grid(grid, {"k": 20, "sigma": 10.0, "temperature": 1.0, "strength": 0.75})
         assert fine.k == (10, 14, 20, 28, 40)
-        assert (fine.sigma[0], fine.sigma[3], fine.sigma[-1]) == (1, 3.16228, 10)
+        assert (fine.sigma[0], fine.sigma[3], fine.sigma[-1]) == (1, 3.162, 10)
         assert (fine.temperature[0], fine.temperature[-1], len(fine.temperature)) == (1, 2, 5)
         assert fine.strength == (0.5, 0.625, 0.75, 0.875, 1)
 
@@ -201,9 +204,7 @@ class TestRefinedGrid:
     def test_a_point_read_back_from_arrays_is_found(self):
         grid = automatic_grid(n=1000, scale=0.7)
         product = np.array(list(itertools.product(*(getattr(grid, name) for name in COLUMNS))))
-        tried = Points(
-            product[:, 0].astype(np.int32), *product[:, 1:].T, *np.zeros((3, len(product)))
-        )
+        tried = Points(product[:, 0].astype(np.int32), *product[:, 1:].T, *np.zeros((3, len(product))))
         for i in range(len(tried)):
             refined_grid(grid, tried.at(i)).check(n=1000)
 
@@ -234,9 +235,12 @@ class TestBest:
     @pytest.mark.parametrize("objective", list(Objective))
     def test_equal_points_go_by_fpr_then_k_then_place(self, objective):
         same = {"tpr": [0.2] * 6, "nll": [1.0] * 6}
-        assert points([9, 8, 7, 6, 5, 4], [0.6] * 6, [3e-2, 2e-2, 1e-2, 1e-2, 2e-2, 3e-2], **same).best(
-            objective, max_fpr=0.05
-        ) == 3
+        assert (
+            points([9, 8, 7, 6, 5, 4], [0.6] * 6, [3e-2, 2e-2, 1e-2, 1e-2, 2e-2, 3e-2], **same).best(
+                objective, max_fpr=0.05
+            )
+            == 3
+        )
         assert points([9, 5, 7, 5, 5, 9], [0.6] * 6, [0.01] * 6, **same).best(objective, max_fpr=0.05) == 1
         assert points([5] * 6, [0.6] * 6, [0.01] * 6, **same).best(objective, max_fpr=0.05) == 0
 

@@ -71,6 +71,9 @@ def run(
     where: Annotated[
         bool, typer.Option("--where", help="Show where the gain comes from: distance, confidence, frequency.")
     ] = False,
+    influence: Annotated[
+        bool, typer.Option("--influence", help="Show the training rows that corrected and broke most.")
+    ] = False,
     tuning: Annotated[
         Path | None,
         typer.Option(
@@ -142,7 +145,7 @@ def run(
     if json:
         console.emit_json(result)
     else:
-        show_runs(result.summary, compare=compare, where=where)
+        show_runs(result.summary, compare=compare, where=where, influence=influence)
     if fail_under_gain is not None:
         for path, one in zip(predictions, runs, strict=True):
             # In whole examples: the gain itself is rounded.
@@ -155,15 +158,18 @@ def run(
                 )
 
 
-def show_runs(summary: Mapping[str, Any], *, compare: bool, where: bool) -> None:
+def show_runs(
+    summary: Mapping[str, Any], *, compare: bool = False, where: bool = False, influence: bool = False
+) -> None:
     """Write what `analyze` found of each file.
 
     Parameters
     ----------
     summary : mapping
         Of the stage's result.
-    compare, where : bool
-        Whether to show the table of methods, and those of where the gain comes from.
+    compare, where, influence : bool
+        Whether to show the table of methods, those of where the gain comes from, and those of the rows that
+        did most.
     """
     runs = summary["runs"]
     console.emit_table(
@@ -175,11 +181,12 @@ def show_runs(summary: Mapping[str, Any], *, compare: bool, where: bool) -> None
         ],
     )
     if summary["aggregate"]:
-        console.emit("")
+        console.emit("\n")
         console.emit_table(*_averages(summary["aggregate"]))
     for one in runs:
-        for table in _tables(one, compare=compare, where=where):
-            console.emit("")
+        tables = _tables(one, compare=compare, where=where)
+        for table in [*tables, *(_influential(one) if influence else ())]:
+            console.emit("\n")
             console.emit_table(*table)
     sections = [_coarse(one) for one in runs if one["coarse"]]
     sections += [_explained(example) for one in runs for example in one["explained"]]
@@ -227,6 +234,7 @@ _METHOD_COLUMNS = (
     "p",
     "p to ResMem",
 )
+_INFLUENCE_COLUMNS = ("class", "corrected", "broken", "added to their leads")
 _CLASSES = 10
 _GROUP_COLUMNS = ("queries", "base", "with memory", "gain", "TPR", "FPR")
 _PLACES = {
@@ -254,6 +262,25 @@ def _group(group: Mapping[str, Any]) -> tuple[str, ...]:
     shares = (_percent(group[name]) for name in ("base_accuracy", "accuracy"))
     changes = (_percent(group[name]) for name in ("tpr", "fpr"))
     return (group["group"], f"{group['n']:,}", *shares, f"{100 * group['gain']:+.2f}", *changes)
+
+
+def _influential(one: Mapping[str, Any]) -> list[_Table]:
+    tables: list[_Table] = []
+    for kind, rows in one["influence"].items():
+        if rows:
+            title = f"rows that {'corrected' if kind == 'corrected' else 'broke'} most"
+            shown: list[tuple[str, ...]] = [
+                (
+                    _named(row["row"], row["id"]),
+                    str(row["label"]),
+                    f"{row['n_corrected']:,}",
+                    f"{row['n_broken']:,}",
+                    f"{row['credit']:+.3f}",
+                )
+                for row in rows
+            ]
+            tables.append(((title, *_INFLUENCE_COLUMNS), shown))
+    return tables
 
 
 def _coarse(one: Mapping[str, Any]) -> str:

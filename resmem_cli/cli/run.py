@@ -85,5 +85,5 @@ def run(
     if json:
         console.emit_json(result)
         return
-    show_runs(result.summary["report"], compare=True, where=False)
+    show_runs(result.summary["report"], compare=True)
     console.emit(f"\n# the same as a Makefile:\n{result.summary['makefile']}")

@@ -118,7 +118,11 @@ class Columns:
 
 
 def read_columns(
-    path: Path, *, tuned_rows: NDArray[np.int64] | None = None, explain: tuple[int, ...] = ()
+    path: Path,
+    *,
+    tuned_rows: NDArray[np.int64] | None = None,
+    all_tuned_on: bool = False,
+    explain: tuple[int, ...] = (),
 ) -> Columns:
     """Read a predictions artifact.
 
@@ -128,6 +132,8 @@ def read_columns(
         With labels.
     tuned_rows : (t,) int64, optional
         Queries to leave out besides those the file marks.
+    all_tuned_on : bool
+        Whether settings were tuned on every query.
     explain : tuple of int
         Queries whose neighbours are wanted too.
 
@@ -154,7 +160,7 @@ def read_columns(
         left_out = np.zeros(n, bool) if marks is None else marks != 0
         if tuned_rows is not None:
             left_out[tuned_rows[tuned_rows < n]] = True
-        all_tuned_on = bool(left_out.all())
+        all_tuned_on |= bool(left_out.all())
         kept = np.arange(n) if all_tuned_on else np.flatnonzero(~left_out)
         labels, base, predicted, knn = (whole[name][kept] for name in names)
         changed = kept[np.concatenate(changed_examples(labels, base, predicted))]

@@ -99,10 +99,13 @@ def analyze(
     tuning = None if config.tuning is None else read_tuning(config.tuning)
     runs, told = [], []
     for path in map(Path, predictions):
-        rows = None
-        if tuning is not None and tuning.rows is not None and _same_queries(path, tuning.data):
-            rows = tuning.rows
-        run = read_columns(path, tuned_rows=rows, explain=config.explain)
+        same = tuning is not None and _same_queries(path, tuning.data)
+        run = read_columns(
+            path,
+            tuned_rows=tuning.rows if tuning is not None and same else None,
+            all_tuned_on=same and tuning is not None and tuning.rows is None,
+            explain=config.explain,
+        )
         if config.compare and not run.compared:
             raise DataError("has no baselines to compare with", file=path, remedy="predict with --compare")
         runs.append(run)
@@ -129,7 +132,7 @@ def analyze(
 
 def _same_queries(path: Path, data: Any) -> bool:
     with open_artifact(path) as file:
-        digest = data.get("digest")
+        digest = data.get("digest") if data.get("kind") == "queries" else None
         return any(record.role == "queries" and record.digest == digest for record in file.header.inputs)
 
 
@@ -246,7 +249,10 @@ def _without_folders(report: dict[str, Any]) -> dict[str, Any]:
     tuning = report["tuning"]
     if tuning is not None:
         tuning = {**tuning, "path": Path(tuning["path"]).name}
-    return {"runs": runs, "aggregate": report["aggregate"], "tuning": tuning}
+    notices = report["notices"]
+    for run in report["runs"]:
+        notices = [text.replace(run["predictions"], Path(run["predictions"]).name) for text in notices]
+    return {"runs": runs, "aggregate": report["aggregate"], "tuning": tuning, "notices": notices}
 
 
 def _write_changed(writer: ArtifactWriter, runs: Sequence[Columns]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resmem_cli.analysis import Gate
 from resmem_cli.calibration import ProbabilityMethod, Softening, to_probabilities
 from resmem_cli.indexes.base import Neighbors
 from resmem_cli.memory import neighbor_votes
@@ -87,8 +88,8 @@ class Comparison:
         Of its residuals.
     tuning : TuningChoice or None
         Settings tuned for the baselines; without, they share ResMem's.
-    gated : bool
-        Whether ResMem has a gate.
+    gate : Gate or None
+        The one ResMem answers with; None for the tuned one.
 
     Attributes
     ----------
@@ -96,11 +97,16 @@ class Comparison:
         In the order of the columns.
     k : int
         Neighbours to search for.
+    gate : Gate or None
+        That of the method with a gate; None if there is no such method.
     """
 
     def __init__(
-        self, settings: Settings, *, space: ResidualSpace, tuning: TuningChoice | None, gated: bool
+        self, settings: Settings, *, space: ResidualSpace, tuning: TuningChoice | None, gate: Gate | None
     ) -> None:
+        if gate is None and tuning and (tuning.gate.distance, tuning.gate.confidence) != (None, None):
+            gate = tuning.gate
+        self.gate = gate
         self.methods: list[Compared] = []
         self._made: list[_Made] = []
         self.k = settings.k
@@ -111,7 +117,7 @@ class Comparison:
             self._add_interpolated(f"kNN-LM {weight:g}", Settings(settings.k, settings.sigma, 1.0, weight))
         if tuning and tuning.knn_lm:
             self._add_interpolated("kNN-LM, tuned", tuning.knn_lm)
-        self._add_resmem(settings, space, tuning, gated)
+        self._add_resmem(settings, space, tuning)
 
     def outcomes(self, block: Block) -> list[Outcomes]:
         """Compute the columns of a block."""
@@ -145,9 +151,7 @@ class Comparison:
             lambda b: _interpolated(b, settings),
         )
 
-    def _add_resmem(
-        self, settings: Settings, space: ResidualSpace, tuning: TuningChoice | None, gated: bool
-    ) -> None:
+    def _add_resmem(self, settings: Settings, space: ResidualSpace, tuning: TuningChoice | None) -> None:
         told = asdict(settings)
         if space == ResidualSpace.LOGIT:
             self._add("ResMem in logit space", "resmem", told, lambda b: _of(b.prediction, b, None))
@@ -163,9 +167,12 @@ class Comparison:
                     {**told, "softening": asdict(softening)},
                     lambda b: _of(b.prediction, b, ProbabilityMethod.TEMPERATURE, softening),
                 )
-        if gated:
+        if self.gate is not None:
+            limits = {"gate_distance": self.gate.distance, "gate_confidence": self.gate.confidence}
             clip = None if space == ResidualSpace.LOGIT else ProbabilityMethod.CLIP
-            self._add("ResMem, gate", "resmem", told, lambda b: _of(b.gated or b.prediction, b, clip))
+            self._add(
+                "ResMem, gate", "resmem", told | limits, lambda b: _of(b.gated or b.prediction, b, clip)
+            )
 
 
 def _of(

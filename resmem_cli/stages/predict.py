@@ -137,7 +137,7 @@ def predict(
         comparison = None
         gate = _gate(config, tuning)
         if config.compare:
-            comparison = Comparison(settings, space=memory.space, tuning=tuning, gated=gate is not None)
+            comparison = Comparison(settings, space=memory.space, tuning=tuning, gate=gate)
         n, k = index_file.dimensions["n"], settings.k
         if comparison is not None:
             comparison.k = min(comparison.k, n)

@@ -203,9 +203,14 @@ class PredictionRun:
         prediction = self._mix(logits, found, labels, gate=answer.gate)
         compared: list[Outcomes] = []
         if comparison is not None and self._source.labels is not None:
-            plain = prediction if answer.gate is None else self._mix(logits, found, labels, gate=None)
+            by_gate = {answer.gate: prediction}
+            for gate in (None, comparison.gate):
+                if gate not in by_gate:
+                    by_gate[gate] = self._mix(logits, found, labels, gate=gate)
             own = self._source.labels[block]
-            compared = comparison.outcomes(Block(logits, own, whole, whole_labels, plain, prediction))
+            compared = comparison.outcomes(
+                Block(logits, own, whole, whole_labels, by_gate[None], by_gate[comparison.gate])
+            )
         return _Done(found, labels, prediction, self._as_probabilities(prediction), compared)
 
     def _mix(

@@ -81,7 +81,7 @@ class Step:
         options = [text for option, path in self.more for text in (option, str(path))]
         command = shlex.join(["resmem", *self.command, *options]).replace("$", "$$")
         inputs = " ".join(_for_make(path) for path in self.inputs)
-        return f"{_for_make(self.output)}: {inputs}\n\t{command} -o $@\n"
+        return f"{_for_make(self.output)}: {inputs} | {_for_make(self.output.parent)}\n\t{command} -o $@\n"
 
 
 def run(
@@ -270,7 +270,9 @@ def pipeline(
 
 def makefile(steps: Sequence[Step]) -> str:
     """Write the steps as a Makefile, whose first target makes all."""
-    return "\n".join([f"all: {_for_make(steps[-1].output)}\n", *(step.rule() for step in steps)])
+    last = steps[-1].output
+    folder = f"{_for_make(last.parent)}:\n\tmkdir -p $@\n"
+    return "\n".join([f"all: {_for_make(last)}\n", folder, *(step.rule() for step in steps)])
 
 
 def _analysis(config: RunConfig, folder: Path, page: Path | None = None) -> AnalyzeConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,13 @@ def rows_within(shape: tuple[int, ...], dtype: np.dtype[Any], *, copies: int = 4
     return max(1, block_bytes() // (copies * dtype.itemsize * max(1, math.prod(shape[1:]))))
 
 
-def read_chosen(rows: RowSource, chosen: NDArray[np.int64], *, scratch: Scratch) -> NDArray[Any]:
+def read_chosen(
+    rows: RowSource,
+    chosen: NDArray[np.int64],
+    *,
+    scratch: Scratch,
+    check: Callable[[NDArray[Any], int], None] | None = None,
+) -> NDArray[Any]:
     """Read some rows of a source, which is read in order, in blocks.
 
     Parameters
@@ -43,6 +50,8 @@ def read_chosen(rows: RowSource, chosen: NDArray[np.int64], *, scratch: Scratch)
         Row numbers, rising.
     scratch : Scratch
         Makes the array.
+    check : callable, optional
+        Is given every block that holds a chosen row, and its first row's number.
 
     Returns
     -------
@@ -52,7 +61,10 @@ def read_chosen(rows: RowSource, chosen: NDArray[np.int64], *, scratch: Scratch)
     for block in row_blocks(rows.shape[0], rows_within(rows.shape, rows.dtype)):
         some = slice(*np.searchsorted(chosen, (block.start, block.stop)))
         if some.start < some.stop:
-            taken[some] = rows.read(block.start, block.stop)[chosen[some] - block.start]
+            read = rows.read(block.start, block.stop)
+            if check is not None:
+                check(read, block.start)
+            taken[some] = read[chosen[some] - block.start]
     return taken
 
 

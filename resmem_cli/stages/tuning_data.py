@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,12 +97,16 @@ def search_queries(
         8, most=_SMALL_BYTES
     )
     own_scratch = Scratch() if logits_in_memory else scratch
-    embeddings = read_chosen(source.embeddings, numbers, scratch=scratch)
+
+    def check(read: NDArray[Any], first: int) -> None:
+        with naming_file(source.path):
+            check_rows(read, index.metric, first=first, what="query")
+
+    embeddings = read_chosen(source.embeddings, numbers, scratch=scratch, check=check)
     logits = read_chosen(source.require_logits(), numbers, scratch=own_scratch).astype(np.float32, copy=False)
-    found_rows = np.empty((len(numbers), k), np.int64)
-    distances = np.empty((len(numbers), k))
-    with naming_file(source.path):
-        check_rows(embeddings, index.metric, what="query")
+    found_scratch = Scratch() if 16 * len(numbers) * k <= part_of_memory(8, most=_SMALL_BYTES) else scratch
+    found_rows = found_scratch.array((len(numbers), k), np.int64)
+    distances = found_scratch.array((len(numbers), k), np.float64)
     for block in progress(row_blocks(len(numbers), query_rows(index, n_classes=1, k=k)), "searching"):
         found: Neighbors
         if others:

@@ -222,19 +222,20 @@ def _around(values: Sequence[float], value: float) -> tuple[float, float]:
 
 
 def _logarithmic(low: float, high: float, count: int) -> tuple[float, ...]:
-    return _between(low, high, np.geomspace(low, high, count)) if low < high else (low,)
+    return _between(low, high, np.geomspace(low, high, count), digits=4) if low < high else (low,)
 
 
 def _linear(low: float, high: float, count: int) -> tuple[float, ...]:
-    return _between(low, high, np.linspace(low, high, count)) if low < high else (low,)
+    # More digits: the values are to be at equal distances.
+    return _between(low, high, np.linspace(low, high, count), digits=6) if low < high else (low,)
 
 
-def _between(low: float, high: float, values: NDArray[np.float64]) -> tuple[float, ...]:
+def _between(low: float, high: float, values: NDArray[np.float64], *, digits: int) -> tuple[float, ...]:
     # The ends stay as they are: they may be points of another grid, and are nowhere outside of it.
-    inside = [min(max(_short(value), low), high) for value in values[1:-1]]
+    inside = [min(max(_short(value, digits), low), high) for value in values[1:-1]]
     return tuple(dict.fromkeys([low, *inside, *([high] if len(values) > 1 else [])]))
 
 
-def _short(value: float) -> float:
-    # To four digits: what is printed of a point is the point.
-    return float(f"{value:.4g}")
+def _short(value: float, digits: int = 4) -> float:
+    # Few digits: what is printed of a point is the point.
+    return float(f"{value:.{digits}g}")

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from resmem_cli.indexes.one_thread import one_blas_thread
 from resmem_cli.memory import Residuals, neighbor_votes
 from resmem_cli.prediction import corrected_scores
 from resmem_cli.residuals import softmax
@@ -167,26 +166,25 @@ class Tuner:
         total = weights.sum()
         k, sigma = (values.ravel() for values in np.meshgrid(ks, sigmas, indexing="ij"))
         parts: list[Points] = []
-        with one_blas_thread():
-            for m, (temperature, strength) in enumerate(zip(temperatures, strengths, strict=True)):
-                right = outcome.right[m].reshape(len(base_right), -1)
-                tpr, fpr, accuracy = _shares(weights, base_right, right, exact=self.query_weights is None)
-                nll = None
-                if outcome.log_probability is not None:
-                    logs = outcome.log_probability[m].reshape(len(base_right), -1)
-                    nll = -(weights[:, None] * logs).sum(axis=0) / total
-                parts.append(
-                    Points(
-                        k=k.astype(np.int32),
-                        sigma=sigma.astype(np.float64),
-                        temperature=np.full(len(k), temperature, np.float64),
-                        strength=np.full(len(k), strength, np.float64),
-                        accuracy=accuracy,
-                        tpr=tpr,
-                        fpr=fpr,
-                        nll=nll,
-                    )
+        for m, (temperature, strength) in enumerate(zip(temperatures, strengths, strict=True)):
+            right = outcome.right[m].reshape(len(base_right), -1)
+            tpr, fpr, accuracy = _shares(weights, base_right, right)
+            nll = None
+            if outcome.log_probability is not None:
+                logs = outcome.log_probability[m].reshape(len(base_right), -1)
+                nll = -(weights[:, None] * logs).sum(axis=0) / total
+            parts.append(
+                Points(
+                    k=k.astype(np.int32),
+                    sigma=sigma.astype(np.float64),
+                    temperature=np.full(len(k), temperature, np.float64),
+                    strength=np.full(len(k), strength, np.float64),
+                    accuracy=accuracy,
+                    tpr=tpr,
+                    fpr=fpr,
+                    nll=nll,
                 )
+            )
         return _together(parts)
 
 
@@ -236,17 +234,32 @@ def interpolate(
 
 
 def _shares(
-    weights: NDArray[np.float64], base_right: NDArray[np.bool_], right: NDArray[np.bool_], *, exact: bool
+    weights: NDArray[np.float64], base_right: NDArray[np.bool_], right: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Give the shares of (q, points) answers that were corrected, broken, and right."""
-    if exact:
-        corrected = np.count_nonzero(right[~base_right], axis=0)
-        kept = np.count_nonzero(right[base_right], axis=0)
-        n = len(right)
-        return corrected / n, (base_right.sum() - kept) / n, (corrected + kept) / n
-    each = np.stack([weights * ~base_right, weights * base_right]) / weights.sum()
-    gained, stayed = each @ right.astype(np.float64)
-    return gained, each[1].sum() - stayed, gained + stayed
+    gained, _ = _weigh(weights[~base_right], right[~base_right])
+    stayed, lost = _weigh(weights[base_right], right[base_right])
+    total = weights.sum()
+    return gained / total, lost / total, (gained + stayed) / total
+
+
+def _weigh(
+    weights: NDArray[np.float64], right: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sum the weights of the right and of the wrong of (q, points) answers.
+
+    Queries of one weight are counted first. So points with equal counts have equal sums, to the bit, and
+    ties between them are ties.
+    """
+    distinct, sizes = np.unique(weights, return_counts=True)
+    if len(distinct) < 2:
+        counts = np.count_nonzero(right, axis=0)[None][: len(distinct)]  # of no queries, no counts
+    else:
+        starts = np.cumsum(sizes) - sizes
+        ordered = right[np.argsort(weights, kind="stable")]
+        counts = np.add.reduceat(ordered, starts, axis=0, dtype=np.int64)
+    each = distinct[:, None]
+    return (each * counts).sum(axis=0), (each * (sizes[:, None] - counts)).sum(axis=0)
 
 
 def _together(parts: Sequence[Points]) -> Points:

@@ -107,6 +107,9 @@ def sweep(
     `indexes.proof.Rounding`); both sides make one, and 256 u is above what is lost elsewhere: in weights
     (2 u times the mean of their exponents, which is below log k + 1), softmax and additions.
 
+    Log-probabilities are not rechecked. Those of sparse tables depend in their last bits on the queries of
+    their block, which widen its columns; the blocks are the same whatever memory and threads there are.
+
     Parameters
     ----------
     searched : Searched
