@@ -14,7 +14,7 @@ from resmem_cli.version import __version__
 
 if TYPE_CHECKING:
     from resmem_cli.artifacts.reader import open_artifact
-    from resmem_cli.calibration import ProbabilityMethod, fit_temperature, to_probabilities
+    from resmem_cli.calibration import fit_softening, fit_temperature, to_probabilities
     from resmem_cli.indexes.base import Build, Neighbors, index_kinds
     from resmem_cli.indexes.exact import ExactIndex
     from resmem_cli.memory import DenseMemory, TopMemory, neighbor_votes
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         compute_top_residuals,
         softmax,
     )
+    from resmem_cli.settings import Softening
     from resmem_cli.stages.analyze import AnalyzeConfig, analyze
     from resmem_cli.stages.embed import embed, list_layers
     from resmem_cli.stages.embedding.config import EmbedConfig, ImageConfig, LanguageConfig
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
     from resmem_cli.stages.import_arrays import ImportConfig, import_arrays
     from resmem_cli.stages.index import IndexConfig, index
     from resmem_cli.stages.info import info
-    from resmem_cli.stages.predict import PredictConfig, predict
+    from resmem_cli.stages.predict import predict
+    from resmem_cli.stages.predict_config import PredictConfig
     from resmem_cli.stages.residualize import ResidualizeConfig, residualize
     from resmem_cli.stages.searching import SearchConfig
     from resmem_cli.stages.sources import open_embeddings
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
         Method,
         Metric,
         Pooling,
+        ProbabilityMethod,
         ResidualSpace,
         StageResult,
         StorageType,
@@ -77,14 +80,15 @@ _HOMES = {
     "Neighbors": "indexes.base",
     "Outcomes": "outcomes",
     "Pooling": "types",
-    "PredictConfig": "stages.predict",
+    "PredictConfig": "stages.predict_config",
     "Prediction": "prediction",
-    "ProbabilityMethod": "calibration",
+    "ProbabilityMethod": "types",
     "Quality": "outcomes",
     "ResidualMemory": "residual_memory",
     "ResidualSpace": "types",
     "ResidualizeConfig": "stages.residualize",
     "SearchConfig": "stages.searching",
+    "Softening": "settings",
     "StageResult": "types",
     "StorageType": "types",
     "TopLogits": "residuals",
@@ -100,6 +104,7 @@ _HOMES = {
     "default_sigma": "weights",
     "embed": "stages.embed",
     "export": "stages.export",
+    "fit_softening": "calibration",
     "fit_temperature": "calibration",
     "import_arrays": "stages.import_arrays",
     "index": "stages.index",
@@ -149,6 +154,7 @@ __all__ = [
     "ResidualSpace",
     "ResidualizeConfig",
     "SearchConfig",
+    "Softening",
     "StageResult",
     "StorageType",
     "TopLogits",
@@ -165,6 +171,7 @@ __all__ = [
     "default_sigma",
     "embed",
     "export",
+    "fit_softening",
     "fit_temperature",
     "import_arrays",
     "index",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -12,8 +10,9 @@ from numpy.typing import NDArray
 
 from resmem_cli.errors import DataError, UsageError
 from resmem_cli.residuals import check_labels, softmax
+from resmem_cli.settings import Softening
 from resmem_cli.threads import for_each_block
-from resmem_cli.types import row_blocks
+from resmem_cli.types import ProbabilityMethod, row_blocks
 
 FLOOR = 1e-6
 """No probability in a reported likelihood is taken below it, for any method.
@@ -30,35 +29,6 @@ _BLOCK_ELEMENTS = 1 << 16
 _LOG_TEMPERATURE_TOLERANCE = 1e-6
 _FLOORS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.001)  # times 1/C
 _LEAST_FLOOR = 1e-30
-
-
-class ProbabilityMethod(StrEnum):
-    """How scores become probabilities."""
-
-    SIMPLEX = "simplex"
-    """The nearest probabilities, in Euclidean distance."""
-
-    CLIP = "clip"
-    """What is negative becomes 0, and the rest is divided by its sum."""
-
-    TEMPERATURE = "temperature"
-    """What is below a floor becomes the floor, and the rest is raised to the power 1 / temperature."""
-
-
-@dataclass(frozen=True)
-class Softening:
-    """What turns scores into probabilities `∝ max(s, floor)^(1 / temperature)`; see `fit_softening`.
-
-    Attributes
-    ----------
-    temperature : float
-        Above 0; below 1 sharpens.
-    floor : float
-        Above 0: the score of a class that memory and network rule out.
-    """
-
-    temperature: float
-    floor: float
 
 
 def to_probabilities(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resmem_cli.analysis import Gate
+from resmem_cli.gate import Gate
 from resmem_cli.memory import Residuals, neighbor_votes, votes_of_block
 from resmem_cli.residuals import softmax
 from resmem_cli.threads import for_each_block

@@ -37,6 +37,19 @@ class ResidualSpace(StrEnum):
     """`mean logits of class y − f`, added to the network's logits."""
 
 
+class ProbabilityMethod(StrEnum):
+    """How scores become probabilities."""
+
+    SIMPLEX = "simplex"
+    """The nearest probabilities, in Euclidean distance."""
+
+    CLIP = "clip"
+    """What is negative becomes 0, and the rest is divided by its sum."""
+
+    TEMPERATURE = "temperature"
+    """What is below a floor becomes the floor, and the rest is raised to the power 1 / temperature."""
+
+
 class ComputeType(StrEnum):
     """The type a network computes in."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resmem_cli.analysis.columns import check_columns, check_range
+from resmem_cli.columns import check_columns, check_range
 
 _Z_95 = 1.959963984540054  # the 97.5 % point of the normal distribution
 

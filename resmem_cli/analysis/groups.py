@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resmem_cli.analysis.columns import check_columns, check_range
+from resmem_cli.columns import check_columns, check_range
 from resmem_cli.errors import DataError, UsageError
 
 # Numbers with more decimals, or as large, are told with an exponent where that is shorter.

@@ -10,7 +10,7 @@ import typer
 
 from resmem_cli.cli import console, options
 from resmem_cli.errors import UsageError
-from resmem_cli.types import ArraySelection, Method
+from resmem_cli.types import ArraySelection, Method, ProbabilityMethod
 
 
 @options.choosing_arrays(*options.OUTPUT_ROLES)
@@ -143,8 +143,9 @@ def run(
     The network's softmax plus the weighted residuals of the nearest rows, at the temperature of the
     residuals. Every answer is kept with the memory rows it came from.
     """
-    from resmem_cli.calibration import ProbabilityMethod, Softening
-    from resmem_cli.stages.predict import PredictConfig, predict
+    from resmem_cli.settings import Softening
+    from resmem_cli.stages.predict import predict
+    from resmem_cli.stages.predict_config import PredictConfig
     from resmem_cli.stages.searching import SearchConfig
 
     methods = list(ProbabilityMethod)

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resmem_cli.analysis import Gate
-from resmem_cli.calibration import ProbabilityMethod, Softening, to_probabilities
+from resmem_cli.calibration import to_probabilities
+from resmem_cli.gate import Gate
 from resmem_cli.indexes.base import Neighbors
 from resmem_cli.memory import neighbor_votes
 from resmem_cli.outcomes import Outcomes, outcomes
 from resmem_cli.prediction import Prediction
 from resmem_cli.residuals import softmax
-from resmem_cli.stages.tuning_file import Settings, TuningChoice
+from resmem_cli.settings import Settings, Softening
+from resmem_cli.stages.tuning_file import TuningChoice
 from resmem_cli.tuning.methods import interpolate
-from resmem_cli.types import ResidualSpace
+from resmem_cli.types import ProbabilityMethod, ResidualSpace
 from resmem_cli.weights import neighbor_weights
 
 VOTE_WEIGHTS = (0.2, 0.4, 0.5, 0.6, 0.8)
@@ -119,8 +120,18 @@ class Comparison:
             self._add_interpolated("kNN-LM, tuned", tuning.knn_lm)
         self._add_resmem(settings, space, tuning)
 
-    def outcomes(self, block: Block) -> list[Outcomes]:
-        """Compute the columns of a block."""
+    def outcomes(
+        self,
+        logits: NDArray[Any],
+        labels: NDArray[np.int32],
+        *,
+        found: Neighbors,
+        neighbor_labels: NDArray[np.int32],
+        prediction: Prediction,
+        gated: Prediction | None,
+    ) -> list[Outcomes]:
+        """Compute the columns of a block of queries; see `Block`."""
+        block = Block(logits, labels, found, neighbor_labels, prediction, gated)
         return [made(block) for made in self._made]
 
     def _add(self, name: str, family: str, settings: dict[str, Any], made: _Made) -> None:

@@ -5,26 +5,28 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resmem_cli.analysis import Gate
 from resmem_cli.artifacts.writer import ArtifactWriter
-from resmem_cli.calibration import ProbabilityMethod, Softening, to_probabilities
 from resmem_cli.errors import naming_file
+from resmem_cli.gate import Gate
 from resmem_cli.indexes.base import Index, Neighbors
 from resmem_cli.indexes.space import check_rows
-from resmem_cli.outcomes import Outcomes
 from resmem_cli.prediction import Prediction, predict_from_neighbors
 from resmem_cli.residuals import largest_entries
-from resmem_cli.stages.comparison import Block, Comparison
+from resmem_cli.settings import Settings, Softening
 from resmem_cli.stages.overlap import overlapped
 from resmem_cli.stages.sources import EmbeddingSource
 from resmem_cli.stages.stored_memory import StoredMemory
-from resmem_cli.stages.tuning_file import Settings
-from resmem_cli.types import Method, Progress, ResidualSpace, row_blocks
+from resmem_cli.types import Method, ProbabilityMethod, Progress, ResidualSpace, row_blocks
+
+if TYPE_CHECKING:
+    # They take a while to import, and few runs need them.
+    from resmem_cli.outcomes import Outcomes
+    from resmem_cli.stages.comparison import Comparison
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,12 @@ class PredictionRun:
                     by_gate[gate] = self._mix(logits, found, labels, gate=gate)
             own = self._source.labels[block]
             compared = comparison.outcomes(
-                Block(logits, own, whole, whole_labels, by_gate[None], by_gate[comparison.gate])
+                logits,
+                own,
+                found=whole,
+                neighbor_labels=whole_labels,
+                prediction=by_gate[None],
+                gated=by_gate[comparison.gate],
             )
         return _Done(found, labels, prediction, self._as_probabilities(prediction), compared)
 
@@ -238,6 +245,8 @@ class PredictionRun:
             return None
         if self._memory.space == ResidualSpace.LOGIT:
             return prediction.scores  # probabilities already
+        from resmem_cli.calibration import to_probabilities
+
         return to_probabilities(prediction.scores, method, softening=self._answer.softening)
 
     def _write(self, block: slice, done: _Done) -> None:

@@ -14,7 +14,8 @@ from resmem_cli.files import require_file
 from resmem_cli.memory_size import DEFAULT_MEMORY
 from resmem_cli.stages.analyze import AnalyzeConfig, analyze
 from resmem_cli.stages.index import IndexConfig, index
-from resmem_cli.stages.predict import PredictConfig, predict
+from resmem_cli.stages.predict import predict
+from resmem_cli.stages.predict_config import PredictConfig
 from resmem_cli.stages.residualize import ResidualizeConfig, residualize
 from resmem_cli.stages.tune import TuneConfig, tune
 from resmem_cli.types import ArraySelection, Progress, StageResult, no_progress

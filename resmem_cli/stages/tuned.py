@@ -8,9 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from resmem_cli.analysis import Gate, select_gate
-from resmem_cli.calibration import Softening, fit_softening, fit_temperature
+from resmem_cli.calibration import fit_softening, fit_temperature
+from resmem_cli.gate import Gate, select_gate
 from resmem_cli.prediction import predict_from_neighbors
+from resmem_cli.settings import Softening
 from resmem_cli.tuning.grid import Grid, Objective, Points, refined_grid
 from resmem_cli.tuning.methods import Tuner
 from resmem_cli.types import ResidualSpace, row_blocks

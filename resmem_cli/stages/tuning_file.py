@@ -10,34 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resmem_cli.analysis import Gate
 from resmem_cli.artifacts.formats import TUNING
 from resmem_cli.artifacts.provenance import InputRecord
 from resmem_cli.artifacts.reader import Artifact, open_artifact
 from resmem_cli.artifacts.rows import DAMAGED
-from resmem_cli.calibration import Softening
 from resmem_cli.errors import DataError
+from resmem_cli.gate import Gate
+from resmem_cli.settings import Settings, Softening
 from resmem_cli.stages.lineage import artifact_record
 from resmem_cli.stages.sources import EmbeddingSource
 from resmem_cli.types import ResidualSpace
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How one method sums neighbours.
-
-    Attributes
-    ----------
-    k : int
-    sigma, temperature : float
-    strength : float
-        Of the memory; of kNN-LM the weight of the vote.
-    """
-
-    k: int
-    sigma: float
-    temperature: float
-    strength: float
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resmem_cli.analysis.columns import check_columns
+from resmem_cli.columns import check_columns
 from resmem_cli.errors import DataError
 
 _N_THRESHOLDS = 64
