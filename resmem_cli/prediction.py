@@ -142,7 +142,8 @@ def predict_from_neighbors(
                 effective = np.where(opened[:, None], effective, np.float32(0))
             sums = scores if space == ResidualSpace.PROBABILITY else logits.astype(np.float32, order="C")
             truncated = residuals.correct(sums, rows, effective)
-            predicted = _largest(sums)
+            # Without memory the answer is the network's, where distinct logits can round to a tie.
+            predicted = _largest(sums) if strength else base_predicted
             if opened is not None:
                 predicted = np.where(opened, predicted, base_predicted)
             if explain:
@@ -180,13 +181,14 @@ def corrected_scores(
     Returns
     -------
     (n_queries, C) float32
-        Scores, or in logit space the corrected logits.
+        Scores, or in logit space the corrected logits; with a strength of 0 the logits.
     """
-    if space == ResidualSpace.PROBABILITY:
+    if space == ResidualSpace.PROBABILITY and strength:
         sums = softmax(logits, temperature=temperature)
     else:
         sums = logits.astype(np.float32, order="C")
-    residuals.correct(sums, rows, _effective(weights, strength))
+    if strength:
+        residuals.correct(sums, rows, _effective(weights, strength))
     return sums
 
 
