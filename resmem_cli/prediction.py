@@ -209,7 +209,7 @@ def _fixed(
 
     A residual's entries lie in [-1, 1], so one class can gain on another by twice the strength at most.
     """
-    fixed = np.zeros(len(scores), bool)
+    fixed = np.full(len(scores), strength == 0)
     if gate is not None and gate.confidence is not None:
         fixed |= base_confidence > gate.confidence
     if space == ResidualSpace.PROBABILITY:
