@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from resmem_cli.indexes.exact import ExactIndex
     from resmem_cli.memory import DenseMemory, TopMemory, neighbor_votes
     from resmem_cli.metrics import Gain, compare
-    from resmem_cli.outcomes import Outcomes, Quality, outcomes, summarize
     from resmem_cli.prediction import Prediction, predict_from_neighbors
+    from resmem_cli.quality import Outcomes, Quality, outcomes, summarize
     from resmem_cli.residual_memory import ResidualMemory
     from resmem_cli.residuals import (
         TopLogits,
@@ -78,12 +78,12 @@ _HOMES = {
     "Method": "types",
     "Metric": "types",
     "Neighbors": "indexes.base",
-    "Outcomes": "outcomes",
+    "Outcomes": "quality",
     "Pooling": "types",
     "PredictConfig": "stages.predict_config",
     "Prediction": "prediction",
     "ProbabilityMethod": "types",
-    "Quality": "outcomes",
+    "Quality": "quality",
     "ResidualMemory": "residual_memory",
     "ResidualSpace": "types",
     "ResidualizeConfig": "stages.residualize",
@@ -115,12 +115,12 @@ _HOMES = {
     "neighbor_weights": "weights",
     "open_artifact": "artifacts.reader",
     "open_embeddings": "stages.sources",
-    "outcomes": "outcomes",
+    "outcomes": "quality",
     "predict": "stages.predict",
     "predict_from_neighbors": "prediction",
     "residualize": "stages.residualize",
     "softmax": "residuals",
-    "summarize": "outcomes",
+    "summarize": "quality",
     "to_probabilities": "calibration",
     "tune": "stages.tune",
     "update": "stages.update",

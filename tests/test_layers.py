@@ -29,7 +29,7 @@ HEIGHTS = {
     "models": 3,
     "memory": 3,
     "analysis": 3,
-    "outcomes": 3,
+    "quality": 3,
     "calibration": 2,
     "gate": 2,
     "columns": 1,

@@ -16,7 +16,7 @@ from resmem_cli.artifacts.reader import Artifact, open_artifact
 from resmem_cli.artifacts.rows import DAMAGED
 from resmem_cli.errors import DataError
 from resmem_cli.metrics import changed_examples
-from resmem_cli.outcomes import Outcomes
+from resmem_cli.quality import Outcomes
 from resmem_cli.stages.streaming import BLOCK_BYTES
 from resmem_cli.types import row_blocks
 

@@ -19,7 +19,7 @@ from resmem_cli.analysis import (
     influence,
 )
 from resmem_cli.metrics import compare
-from resmem_cli.outcomes import bootstrap_interval, mean_and_std, summarize
+from resmem_cli.quality import bootstrap_interval, mean_and_std, summarize
 from resmem_cli.stages.analysis_data import Columns, Neighborhoods
 
 HEAVIEST = 3

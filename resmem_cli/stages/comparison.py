@@ -13,8 +13,8 @@ from resmem_cli.calibration import to_probabilities
 from resmem_cli.gate import Gate
 from resmem_cli.indexes.base import Neighbors
 from resmem_cli.memory import neighbor_votes
-from resmem_cli.outcomes import Outcomes, outcomes
 from resmem_cli.prediction import Prediction
+from resmem_cli.quality import Outcomes, outcomes
 from resmem_cli.residuals import softmax
 from resmem_cli.settings import Settings, Softening
 from resmem_cli.stages.tuning_file import TuningChoice

@@ -25,7 +25,7 @@ from resmem_cli.types import Method, ProbabilityMethod, Progress, ResidualSpace,
 
 if TYPE_CHECKING:
     # They take a while to import, and few runs need them.
-    from resmem_cli.outcomes import Outcomes
+    from resmem_cli.quality import Outcomes
     from resmem_cli.stages.comparison import Comparison
 
 

@@ -10,7 +10,7 @@ from scipy.stats import binom
 
 from resmem_cli.calibration import FLOOR
 from resmem_cli.errors import DataError, UsageError
-from resmem_cli.outcomes import (
+from resmem_cli.quality import (
     N_BINS,
     Outcomes,
     bootstrap_interval,
@@ -84,7 +84,7 @@ class TestOutcomes:
         probabilities, labels = random_case(101, 17)
         predicted = labels[::-1] if given_prediction else None
         whole = columns(outcomes(probabilities, labels, predicted=predicted))
-        monkeypatch.setattr("resmem_cli.outcomes._BLOCK_ELEMENTS", block)
+        monkeypatch.setattr("resmem_cli.quality._BLOCK_ELEMENTS", block)
         for layout in (probabilities, np.asfortranarray(probabilities)):
             for found, expected in zip(
                 columns(outcomes(layout, labels, predicted=predicted)), whole, strict=True
@@ -251,7 +251,7 @@ class TestBootstrap:
     def test_either_way_gives_the_normal_interval_of_a_large_sample(self, few, monkeypatch):
         rng = np.random.default_rng(5)
         differences = rng.choice([-1, 0, 1], p=[0.1, 0.7, 0.2], size=2000)
-        monkeypatch.setattr("resmem_cli.outcomes._FEW_VALUES", 16 if few else 0)
+        monkeypatch.setattr("resmem_cli.quality._FEW_VALUES", 16 if few else 0)
         half = 1.96 * differences.std() / np.sqrt(2000)
         expected = differences.mean() - half, differences.mean() + half
         assert bootstrap_interval(differences) == pytest.approx(expected, abs=0.06 * half)
@@ -266,7 +266,7 @@ class TestBootstrap:
     def test_blocks_of_resamples_change_nothing(self, elements, monkeypatch):
         differences = np.random.default_rng(0).normal(size=101)
         whole = bootstrap_interval(differences, n_resamples=333)
-        monkeypatch.setattr("resmem_cli.outcomes._RESAMPLE_ELEMENTS", elements)
+        monkeypatch.setattr("resmem_cli.quality._RESAMPLE_ELEMENTS", elements)
         assert bootstrap_interval(differences, n_resamples=333) == whole
 
     @pytest.mark.parametrize("differences", [np.sqrt(np.arange(10)), np.linspace(-1, 2, 40)])
