@@ -76,7 +76,8 @@ def test_a_comparison_needs_labels(tmp_path: Path, pipeline: Pipeline, resmem: R
 def test_probabilities_are_written_whole_or_of_the_best_classes(
     method: str, tmp_path: Path, pipeline: Pipeline, resmem: Resmem
 ) -> None:
-    options = ["--probabilities", method, "--probability-temperature", "0.7"]
+    softening = ["--probability-temperature", "0.7"] if method == "temperature" else []
+    options = ["--probabilities", method, *softening]
     read, parameters = predicted(resmem, pipeline, tmp_path / "p.h5", *options)
     probabilities = read["probabilities"]
     assert probabilities.min() >= 0
@@ -85,9 +86,7 @@ def test_probabilities_are_written_whole_or_of_the_best_classes(
     best, _ = predicted(resmem, pipeline, tmp_path / "b.h5", *options, "--top-scores", "2")
     picked = np.take_along_axis(probabilities, best["top_scores/classes"].astype(np.int64), axis=1)
     assert np.array_equal(best["top_scores/probabilities"], picked)
-    by_name, _ = predicted(
-        resmem, pipeline, tmp_path / "n.h5", "--as-probabilities", method, "--probability-temperature", "0.7"
-    )
+    by_name, _ = predicted(resmem, pipeline, tmp_path / "n.h5", "--as-probabilities", method, *softening)
     assert np.array_equal(by_name["probabilities"], probabilities)
 
 
@@ -115,10 +114,10 @@ def test_a_gate_by_hand_leaves_the_network_its_answers(
         (["--probabilities", "temperature"], 2, "without a temperature"),
         (["--as-probabilities", "sparsemax"], 2, "expected simplex or clip or temperature"),
         (["--method", "knn", "--compare"], 2, "--compare is for --method resmem"),
-        (["--probabilities", "clip", "--probability-temperature", "0"], 0, ""),
+        (["--probabilities", "clip", "--probability-temperature", "1"], 2, "is for --probabilities"),
         (["--probabilities", "temperature", "--probability-temperature", "0"], 2, "temperature out of range"),
         (["--probability-floor", "0", "--probability-temperature", "1", "--probabilities", "temperature"], 2,
-         "floor out of range"),
+         "--probability-floor out of range"),
     ],
 )  # fmt: skip
 def test_what_does_not_go_together_is_refused(

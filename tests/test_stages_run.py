@@ -57,6 +57,15 @@ def test_what_is_older_than_its_inputs_is_made_again(arrays: Path) -> None:
     assert pipeline(arrays).summary["up_to_date"] == ["index.h5", "tuning.h5"]
 
 
+def test_what_is_damaged_is_made_again(arrays: Path) -> None:
+    pipeline(arrays)
+    whole = Path("out/residuals.h5").read_bytes()
+    Path("out/residuals.h5").write_bytes(whole[:-100])
+    again = pipeline(arrays)
+    assert again.summary["up_to_date"] == ["index.h5", "tuning.h5"]
+    assert Path("out/residuals.h5").read_bytes() == whole
+
+
 def test_force_makes_all_again(arrays: Path) -> None:
     pipeline(arrays)
     assert pipeline(arrays, force=True).summary["made"] == ARTIFACTS

@@ -184,15 +184,22 @@ def show_runs(
         console.emit("\n")
         console.emit_table(*_averages(summary["aggregate"]))
     for one in runs:
-        tables = _tables(one, compare=compare, where=where)
-        for table in [*tables, *(_influential(one) if influence else ())]:
+        tables = [*_tables(one, compare=compare, where=where), *(_influential(one) if influence else ())]
+        if tables and len(runs) > 1:
+            console.emit(f"\n{one['predictions']}:")
+        for table in tables:
             console.emit("\n")
             console.emit_table(*table)
-    sections = [_coarse(one) for one in runs if one["coarse"]]
-    sections += [_explained(example) for one in runs for example in one["explained"]]
+    places = [f" in {one['predictions']}" if len(runs) > 1 else "" for one in runs]
+    sections = [_coarse(one, place) for one, place in zip(runs, places, strict=True) if one["coarse"]]
     sections += [
-        _examples(one, kind, with_name=len(runs) > 1)
-        for one in runs
+        _explained(example, place)
+        for one, place in zip(runs, places, strict=True)
+        for example in one["explained"]
+    ]
+    sections += [
+        _examples(one, kind, place)
+        for one, place in zip(runs, places, strict=True)
         for kind in ("corrected", "broken")
         if one[kind]
     ]
@@ -283,9 +290,9 @@ def _influential(one: Mapping[str, Any]) -> list[_Table]:
     return tables
 
 
-def _coarse(one: Mapping[str, Any]) -> str:
+def _coarse(one: Mapping[str, Any], place: str) -> str:
     found = one["coarse"]
-    lines = [f"coarse to fine, {found['groups']} groups of classes:"]
+    lines = [f"coarse to fine{place}, {found['groups']} groups of classes:"]
     for text, name, of in (
         ("corrected answers that were in the right group", "corrected_in_group", "n_corrected"),
         ("all wrong answers that were in the right group", "errors_in_group", "n_base_errors"),
@@ -298,9 +305,9 @@ def _coarse(one: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _explained(example: Mapping[str, Any]) -> str:
+def _explained(example: Mapping[str, Any], place: str) -> str:
     lines = [
-        f"query {_named(example['query'], example['id'])}, class {example['label']}: "
+        f"query {_named(example['query'], example['id'])}{place}, class {example['label']}: "
         f"the network says {example['base_predicted']}, with memory {example['predicted']}"
     ]
     if example["base_margin"] is not None:
@@ -324,8 +331,7 @@ def _neighbor(near: Mapping[str, Any]) -> str:
     )
 
 
-def _examples(one: Mapping[str, Any], kind: str, *, with_name: bool) -> str:
-    place = f" in {one['predictions']}" if with_name else ""
+def _examples(one: Mapping[str, Any], kind: str, place: str) -> str:
     count = f"{len(one[kind])} of {one[f'n_{kind}']:,}"
     lines = [f"{kind}{place}, {count}, with the rows that did most:"]
     for example in one[kind]:

@@ -18,7 +18,7 @@ from resmem_cli.errors import DataError
 from resmem_cli.metrics import changed_examples
 from resmem_cli.quality import Outcomes
 from resmem_cli.stages.streaming import BLOCK_BYTES
-from resmem_cli.types import row_blocks
+from resmem_cli.types import ResidualSpace, row_blocks
 
 _NUMBERS = ("k", "sigma", "temperature")
 _NEIGHBOR_FIELDS = ("rows", "labels", "distances", "weights", "contributions")
@@ -35,7 +35,8 @@ class Neighborhoods:
     rows, labels, distances, weights, contributions : (e, k) arrays
         Nearest first; contributions are NaN where the file has none.
     margins : (e,) float64
-        Lead of the predicted class over the runner-up; NaN where scores are missing.
+        Lead of the predicted class over the runner-up, in the unit of the contributions: of scores, or in
+        logit space of corrected logits; NaN where scores are missing, or 0.
     """
 
     queries: NDArray[np.int64]
@@ -255,7 +256,12 @@ def _margins(
         return np.full(len(queries), np.nan)
     scores = _pick(file, "scores", queries).astype(np.float64)
     places = np.arange(len(queries))
-    lead: NDArray[np.float64] = (
-        scores[places, whole["predicted"][queries]] - scores[places, runner_up[queries]]
-    )
+    ours, theirs = scores[places, whole["predicted"][queries]], scores[places, runner_up[queries]]
+    lead: NDArray[np.float64]
+    if file.parameters.get("space") != ResidualSpace.LOGIT:
+        lead = ours - theirs
+        return lead
+    known = (ours > 0) & (theirs > 0)
+    lead = np.full(len(queries), np.nan)
+    lead[known] = file.number("temperature") * np.log(ours[known] / theirs[known])
     return lead

@@ -15,7 +15,7 @@ from resmem_cli.arrays.class_groups import read_class_groups
 from resmem_cli.artifacts.formats import REPORT, RESIDUALS, TUNING
 from resmem_cli.artifacts.provenance import InputRecord
 from resmem_cli.artifacts.reader import open_artifact
-from resmem_cli.artifacts.temporary import write_text
+from resmem_cli.artifacts.temporary import refuse_input, resolve_target, write_text
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import DataError, UsageError
 from resmem_cli.stages.analysis_data import Columns, read_columns
@@ -122,10 +122,16 @@ def analyze(
         "notices": notices,
     }
     output = None if output is None else Path(output)
+    html = None if config.html is None else Path(config.html)
+    others = (config.tuning, config.residuals, config.groups)
+    reads = [*(run.path for run in runs), *(Path(path) for path in others if path is not None)]
+    _check_outputs(output, html, reads, clobber=clobber)
+    page = _draw(report, config, runs)
     if output is not None:
-        _write_report(runs, report, output, clobber=clobber)
-    if config.figures is not None or config.html is not None:
-        _draw(report, config, [run.path for run in runs], clobber=clobber)
+        inputs = [*(run.record for run in runs), *(() if tuning is None else (tuning.record,))]
+        _write_report(runs, report, output, inputs=inputs, reads=reads, clobber=clobber)
+    if html is not None:
+        write_text(html, page, reads=reads, clobber=clobber)
     summary = {name: report[name] for name in ("runs", "aggregate")}
     return StageResult("analyze", output, summary, tuple(notices))
 
@@ -192,24 +198,44 @@ def _tuning_report(path: Path) -> dict[str, Any]:
         }
 
 
-def _draw(report: dict[str, Any], config: AnalyzeConfig, inputs: list[Path], *, clobber: bool) -> None:
+def _check_outputs(output: Path | None, html: Path | None, reads: list[Path], *, clobber: bool) -> None:
+    """Refuse what can't be written, before anything is."""
+    targets = [path for path in (output, html) if path is not None]
+    for path in targets:
+        refuse_input(path, reads)
+    if len({resolve_target(path, clobber=clobber) for path in targets}) < len(targets):
+        raise UsageError("--output and --html are one file", file=html, remedy="name another file")
+
+
+def _draw(report: dict[str, Any], config: AnalyzeConfig, runs: Sequence[Columns]) -> str:
+    """Write the figures, and give the page, where they are asked for."""
+    if config.figures is None and config.html is None:
+        return ""
     from resmem_cli.plots import html_page, save_figures  # matplotlib, which most runs need not
 
     if config.figures is not None:
         save_figures(report, Path(config.figures))
-    if config.html is not None:
-        title = ", ".join(path.name for path in inputs)
-        write_text(Path(config.html), html_page(report, title=title), reads=inputs, clobber=clobber)
+    if config.html is None:
+        return ""
+    return html_page(report, title=", ".join(run.path.name for run in runs))
 
 
-def _write_report(runs: Sequence[Columns], report: dict[str, Any], output: Path, *, clobber: bool) -> None:
+def _write_report(
+    runs: Sequence[Columns],
+    report: dict[str, Any],
+    output: Path,
+    *,
+    inputs: Sequence[InputRecord],
+    reads: Sequence[Path],
+    clobber: bool,
+) -> None:
     told = report["runs"]
     with ArtifactWriter(
         output,
         REPORT,
-        inputs=[InputRecord(**vars(run.record)) for run in runs],
+        inputs=inputs,
         parameters={"runs": [dict(run.parameters) for run in runs]},
-        reads=[run.path for run in runs],
+        reads=reads,
         clobber=clobber,
     ) as writer:
         table: dict[str, NDArray[Any]] = {

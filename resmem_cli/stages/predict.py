@@ -117,7 +117,7 @@ def predict(
             "strength": settings.strength,
             "space": str(memory.space),
             "gate": None if gate is None else {"distance": gate.distance, "confidence": gate.confidence},
-            "probabilities": probabilities_record(config, tuning),
+            "probabilities": probabilities_record(config, tuning, memory.space),
             "tuning": None if tuning is None else dict(tuning.data),
             "compared": None if comparison is None else [one.record() for one in comparison.methods],
             "n_classes": n_classes,

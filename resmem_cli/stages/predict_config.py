@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from resmem_cli.types import (
     ArraySelection,
     Method,
     ProbabilityMethod,
+    ResidualSpace,
 )
 from resmem_cli.weights import check_sigma, check_strength, default_sigma
 
@@ -143,12 +145,19 @@ def chosen_softening(config: PredictConfig, tuning: TuningChoice | None) -> Soft
     return config.softening or (tuning.softening if tuning else None)
 
 
-def probabilities_record(config: PredictConfig, tuning: TuningChoice | None) -> dict[str, Any] | None:
+def probabilities_record(
+    config: PredictConfig, tuning: TuningChoice | None, space: ResidualSpace
+) -> dict[str, Any] | None:
     """Say in the artifact how scores became probabilities; raises `UsageError` if it is not known how."""
     if config.probabilities is None:
         return None
     softening = None
     if config.probabilities == ProbabilityMethod.TEMPERATURE:
+        if space == ResidualSpace.LOGIT:
+            raise UsageError(
+                "--probabilities temperature in logit space, where scores are probabilities already",
+                remedy="give --probabilities simplex or clip, or none",
+            )
         softening = chosen_softening(config, tuning)
         if softening is None:
             raise UsageError(
@@ -177,10 +186,30 @@ def check_config(config: PredictConfig) -> None:
         ):
             if wanted:
                 raise UsageError(f"{option} is for --method resmem", found=str(config.method))
-    if config.gate_distance is not None and not config.gate_distance >= 0:
-        raise UsageError("--gate-distance out of range", expected="from 0 on", found=config.gate_distance)
+    if config.gate and (config.gate_distance, config.gate_confidence) != (None, None):
+        raise UsageError(
+            "--gate and a gate by hand", remedy="give --gate, or --gate-distance and --gate-confidence"
+        )
+    if config.gate_distance is not None and not (
+        math.isfinite(config.gate_distance) and config.gate_distance >= 0
+    ):
+        raise UsageError(
+            "--gate-distance out of range", expected="a number from 0 on", found=config.gate_distance
+        )
     if config.gate_confidence is not None and not 0 <= config.gate_confidence <= 1:
         raise UsageError("--gate-confidence out of range", expected="0 to 1", found=config.gate_confidence)
+    if config.softening is not None:
+        if config.probabilities != ProbabilityMethod.TEMPERATURE:
+            raise UsageError(
+                "--probability-temperature is for --probabilities temperature",
+                found=config.probabilities and str(config.probabilities),
+            )
+        for name, number in (
+            ("--probability-temperature", config.softening.temperature),
+            ("--probability-floor", config.softening.floor),
+        ):
+            if not (math.isfinite(number) and number > 0):
+                raise UsageError(f"{name} out of range", expected="a number above 0", found=number)
     for name, value in (("--top-scores", config.top_scores), ("--block-rows", config.block_rows)):
         if value is not None and value < 1:
             raise UsageError(f"{name} out of range", expected="at least 1", found=value)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import naming_file
 from resmem_cli.gate import Gate
+from resmem_cli.indexes.approximate import ApproximateIndex
 from resmem_cli.indexes.base import Index, Neighbors
 from resmem_cli.indexes.space import check_rows
 from resmem_cli.prediction import Prediction, predict_from_neighbors
@@ -193,15 +194,11 @@ class PredictionRun:
             check_rows(embeddings, self._index.metric, first=block.start, what="query")
         with naming_file(self._index_path):
             whole = self._index.search(embeddings, k if comparison is None else comparison.k)
+            found = whole
+            if whole.rows.shape[1] > k:
+                found = self._nearest(embeddings, whole, k)
         whole_labels = self._memory.labels[whole.rows]
-        found, labels = whole, whole_labels
-        if whole.rows.shape[1] > k:
-            found = replace(
-                whole,
-                rows=np.ascontiguousarray(whole.rows[:, :k]),
-                distances=np.ascontiguousarray(whole.distances[:, :k]),
-            )
-            labels = np.ascontiguousarray(whole_labels[:, :k])
+        labels = whole_labels if found is whole else self._memory.labels[found.rows]
         prediction = self._mix(logits, found, labels, gate=answer.gate)
         compared: list[Outcomes] = []
         if comparison is not None and self._source.labels is not None:
@@ -219,6 +216,17 @@ class PredictionRun:
                 gated=by_gate[comparison.gate],
             )
         return _Done(found, labels, prediction, self._as_probabilities(prediction), compared)
+
+    def _nearest(self, embeddings: NDArray[Any], whole: Neighbors, k: int) -> Neighbors:
+        """Give what a search for k neighbours finds, where one for more was made."""
+        if isinstance(self._index, ApproximateIndex):
+            # It compares fewer rows, and so can find others: a comparison must not change the answer.
+            return self._index.search(embeddings, k)
+        return replace(
+            whole,
+            rows=np.ascontiguousarray(whole.rows[:, :k]),
+            distances=np.ascontiguousarray(whole.distances[:, :k]),
+        )
 
     def _mix(
         self, logits: NDArray[Any], found: Neighbors, labels: NDArray[np.int32], *, gate: Gate | None

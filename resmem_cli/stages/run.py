@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from resmem_cli.artifacts.reader import open_artifact
 from resmem_cli.artifacts.temporary import write_text
-from resmem_cli.errors import MissingInputError, OutputError, UsageError
+from resmem_cli.errors import MissingInputError, OutputError, ResmemError, UsageError
 from resmem_cli.files import require_file
 from resmem_cli.memory_size import DEFAULT_MEMORY
 from resmem_cli.stages.analyze import AnalyzeConfig, analyze
@@ -82,7 +83,8 @@ class Step:
         options = [text for option, path in self.more for text in (option, str(path))]
         command = shlex.join(["resmem", *self.command, *options]).replace("$", "$$")
         inputs = " ".join(_for_make(path) for path in self.inputs)
-        return f"{_for_make(self.output)}: {inputs} | {_for_make(self.output.parent)}\n\t{command} -o $@\n"
+        folder = _for_make(self.output.parent)
+        return f"{_for_make(self.output)}: {inputs} | {folder}\n\t{command} -o {_target(self.output)}\n"
 
 
 def run(
@@ -123,34 +125,40 @@ def run(
     config = config or RunConfig()
     train, folder = Path(train), Path(folder)
     test = train if test is None else Path(test)
-    for path in (train, test):
+    groups = () if config.groups is None else (Path(config.groups),)
+    for path in (train, test, *groups):
         _require(path)
-        if any(character in str(path) for character in "\n#"):
-            raise UsageError("a name that Make can't hold", file=path, remedy="rename the file")
-    folder_made = _make(folder)
+    for path in (train, test, *groups, folder):
+        if str(path).startswith("~") or any(character in str(path) for character in _NOT_FOR_MAKE):
+            raise UsageError("a name that Make can't hold", file=path, remedy="rename it")
     steps = pipeline(train, test, folder, config, progress)
-    rules = makefile(steps)
+    folder_made = _make(folder)
     known = "" if folder_made else _read(folder / RULES)
     made, skipped, result = [], [], None
     notices: list[str] = []
     fresh: set[Path] = set()
-    for step in steps:
+    for i, step in enumerate(steps):
         if not config.force and not fresh & set(step.inputs) and _up_to_date(step, known):
             skipped.append(step.output.name)
             _tell(announce, f"{step.output} is up to date")
             continue
         _tell(announce, shlex.join(["resmem", *step.command, "-o", str(step.output)]))
+        # Should a later step fail, the artifacts of the last run's commands are not those of these rules.
+        write_text(folder / RULES, makefile(steps[:i]))
         result = step.do()
         notices += [text for text in result.notices if text not in notices]
         fresh.add(step.output)
         made.append(step.output.name)
+    rules = makefile(steps)
     write_text(folder / RULES, rules)
-    told = (result or analyze([folder / "predictions.h5"], config=_analysis(config, folder))).summary
+    if result is None:
+        result = analyze([folder / "predictions.h5"], config=_analysis(config, folder))
+        notices += result.notices
     summary: dict[str, Any] = {
         "folder": str(folder),
         "made": made,
         "up_to_date": skipped,
-        "report": told,
+        "report": result.summary,
         "makefile": rules,
     }
     return StageResult("run", folder / "report.h5", summary, tuple(notices))
@@ -161,7 +169,7 @@ def pipeline(
 ) -> list[Step]:
     """Put together the steps."""
     train_split, test_split = config.train_split, config.test_split
-    if train == test:
+    if train.samefile(test):
         train_split, test_split = train_split or "train", test_split or "test"
         if train_split == test_split:
             raise UsageError("training and test rows are the same", found=f"split {train_split} of {train}")
@@ -271,8 +279,10 @@ def pipeline(
 
 def makefile(steps: Sequence[Step]) -> str:
     """Write the steps as a Makefile, whose first target makes all."""
+    if not steps:
+        return ""
     last = steps[-1].output
-    folder = f"{_for_make(last.parent)}:\n\tmkdir -p $@\n"
+    folder = f"{_for_make(last.parent)}:\n\tmkdir -p {_target(last.parent)}\n"
     return "\n".join([f"all: {_for_make(last)}\n", folder, *(step.rule() for step in steps)])
 
 
@@ -284,10 +294,21 @@ def _up_to_date(step: Step, known: str) -> bool:
     if step.rule() not in known:
         return False
     try:
+        open_artifact(step.output).close()  # what is damaged is made again
         made = min(path.stat().st_mtime_ns for path in (step.output, *(path for _, path in step.more)))
         return all(path.stat().st_mtime_ns <= made for path in step.inputs)
-    except OSError:
+    except (OSError, ResmemError):
         return False
+
+
+# What ends a name in a rule, or stands for something else; blanks, dollars and colons can be escaped.
+_NOT_FOR_MAKE = "\n\t#%=;|\\"
+
+
+def _target(path: Path) -> str:
+    """Name the target in a recipe: `$@`, unless the shell would take its name apart."""
+    quoted = shlex.quote(str(path))
+    return "$@" if quoted == str(path) else quoted.replace("$", "$$")
 
 
 def _for_make(path: Path) -> str:
