@@ -13,6 +13,9 @@ from resmem_cli.errors import UsageError
 SIGMA_PER_SCALE = 0.18
 """The default sigma as a share of the index's distance scale; gives about 0.7 on the paper's embeddings."""
 
+LARGEST_STRENGTH = 1e6
+"""Beyond it the network's own share would be lost in float32's rounding."""
+
 
 def neighbor_weights(distances: NDArray[Any], *, sigma: float) -> NDArray[np.float32]:
     """Compute `exp(−distance / sigma)`, normalised over each query's neighbours.
@@ -78,6 +81,6 @@ def check_sigma(sigma: float) -> None:
 
 
 def check_strength(strength: float) -> None:
-    """Raise `UsageError` unless the memory's strength is a number from 0 on."""
-    if not (math.isfinite(strength) and strength >= 0):
-        raise UsageError("strength out of range", expected="a number from 0 on", found=strength)
+    """Raise `UsageError` unless the memory's strength is a number from 0 to a million."""
+    if not 0 <= strength <= LARGEST_STRENGTH:
+        raise UsageError("strength out of range", expected=f"0 to {LARGEST_STRENGTH:,.0f}", found=strength)

@@ -336,7 +336,7 @@ def test_a_comparison_of_tuned_methods_has_their_settings(predict: Predict, pipe
     path = predict("--tuning", pipeline.tuning, "--compare")
     told = {one["name"]: one["settings"] for one in parameters_of(path)["compared"]}
     tuned = parameters_of(pipeline.tuning)
-    assert told["kNN"] == {name: tuned["knn"][name] for name in ("k", "sigma")}
+    assert told["kNN, tuned"] == {name: tuned["knn"][name] for name in ("k", "sigma")}
     assert told["kNN-LM, tuned"]["weight"] == tuned["knn_lm"]["strength"]
     assert told["base, tuned temperature"]["temperature"] == tuned["base_temperature"]
     assert told["ResMem, temperature"]["softening"] == tuned["softening"]
@@ -400,7 +400,7 @@ def test_a_comparison_with_more_neighbours_changes_no_bit_of_the_answer(
         weights = np.exp(-np.take_along_axis(distances, rows, axis=1) / sigma)
         weights /= weights.sum(axis=1, keepdims=True)
         votes = np.einsum("qk,qkc->qc", weights, np.eye(5)[arrays["train_labels"][rows]])
-        assert np.array_equal(compared(tmp_path / "1.h5")["kNN"].predicted, votes.argmax(axis=1))
+        assert np.array_equal(compared(tmp_path / "1.h5")["kNN, tuned"].predicted, votes.argmax(axis=1))
 
 
 # --- logit space

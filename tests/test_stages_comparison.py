@@ -182,3 +182,26 @@ def test_blocks_of_queries_change_nothing(
     parts, _ = predicted(resmem, pipeline, tmp_path / "b.h5", *options, "--block-rows", block_rows)
     for name in whole:
         assert np.array_equal(whole[name], parts[name]), name
+
+
+def test_the_memory_s_own_rows_as_queries_are_told(
+    tmp_path: Path, pipeline: Pipeline, resmem: Resmem
+) -> None:
+    memory = ["--index", pipeline.index, "--residuals", pipeline.residuals, "-o", tmp_path / "p.h5"]
+    assert "the memory's own rows" in resmem("predict", pipeline.train, *memory).stderr
+    options = ["--index", pipeline.index, "--train", pipeline.train, "-k", "3", "--sigma", "1", "-T", "1.4"]
+    done = resmem("tune", pipeline.train, *options, "-o", tmp_path / "t.h5")
+    assert "the memory's own rows" in done.stderr
+
+
+def test_a_tuning_of_another_memory_makes_no_residuals(
+    tmp_path: Path, pipeline: Pipeline, resmem: Resmem
+) -> None:
+    done = resmem("residualize", pipeline.test, "--tuning", pipeline.tuning, "-o", tmp_path / "r.h5")
+    assert done.status == 65
+    assert "tuned on another memory" in done.stderr
+    assert not (tmp_path / "r.h5").exists()
+    for option in (["-T", "2"], ["--space", "probability"], ["--top", "2"]):
+        done = resmem("residualize", pipeline.train, "--tuning", pipeline.tuning, *option)
+        assert done.status == 2
+        assert "give one of them" in done.stderr

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import classifier_arrays
 
-from resmem_cli.errors import UsageError
+from resmem_cli.errors import DataError, UsageError
 from resmem_cli.stages.run import RULES, RunConfig, run
 from resmem_cli.types import StageResult
 
@@ -57,6 +57,25 @@ def test_what_is_older_than_its_inputs_is_made_again(arrays: Path) -> None:
     assert pipeline(arrays).summary["up_to_date"] == ["index.h5", "tuning.h5"]
 
 
+def test_older_inputs_with_another_content_are_noticed(arrays: Path) -> None:
+    pipeline(arrays)
+    changed = classifier_arrays()
+    changed["test_labels"] = (changed["test_labels"] + 1) % 5
+    np.savez(arrays, **changed)
+    os.utime(arrays, (1e9, 1e9))
+    again = pipeline(arrays)
+    assert again.summary["made"] == ["predictions.h5", "report.h5"]
+
+
+def test_what_is_wrong_with_the_test_rows_is_told_before_anything_is_made(arrays: Path) -> None:
+    whole = classifier_arrays()
+    del whole["test_labels"]
+    np.savez(arrays, **whole)
+    with pytest.raises(DataError, match="labels"):
+        pipeline(arrays)
+    assert not Path("out").exists()
+
+
 def test_what_is_damaged_is_made_again(arrays: Path) -> None:
     pipeline(arrays)
     whole = Path("out/residuals.h5").read_bytes()
@@ -75,7 +94,11 @@ def test_the_settings_are_tuned_on_the_memory_and_reported_on_the_test_rows(arra
     result = pipeline(arrays)
     [told] = result.summary["report"]["runs"]
     assert told["n"] == len(classifier_arrays()["test_labels"])
-    assert [method["name"] for method in told["methods"]][:3] == ["base", "base, tuned temperature", "kNN"]
+    assert [method["name"] for method in told["methods"]][:3] == [
+        "base",
+        "base, tuned temperature",
+        "kNN, tuned",
+    ]
     assert any("optimistic" in text for text in result.notices)
 
 

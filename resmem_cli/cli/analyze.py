@@ -209,8 +209,9 @@ def show_runs(
 def _averages(averaged: Mapping[str, Any]) -> _Table:
     rows: list[tuple[str, ...]] = []
     for name, one in averaged.items():
-        scale = 1 if name.endswith((": nll", ": brier", ": ece")) else 100
-        rows.append((name, f"{scale * one['mean']:.2f}", f"{scale * one['std']:.2f}", str(one["n"])))
+        is_share = not name.endswith((": nll", ": brier", ": ece"))
+        shown = [f"{100 * one[part]:.2f}" if is_share else f"{one[part]:.4f}" for part in ("mean", "std")]
+        rows.append((name.replace("_", " "), *shown, str(one["n"])))
     return ("mean ± std (shares in %)", "mean", "std", "files"), rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +17,15 @@ def run(
     *,
     embeddings: options.Embeddings,
     output: options.Output = None,
-    tuning: options.Tuning = None,
+    tuning: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A tuning artifact, in place of -T, --space and --top.",
+            show_default=False,
+            readable=False,
+        ),
+    ] = None,
     temperature: Annotated[
         float | None,
         typer.Option(
@@ -31,9 +40,12 @@ def run(
         int | None, typer.Option(metavar="M", help="Keep only the M entries of largest absolute value.")
     ] = None,
     space: Annotated[
-        ResidualSpace,
-        typer.Option(help="In what memory corrects the network: probabilities, as in the paper, or logits."),
-    ] = ResidualSpace.PROBABILITY,
+        ResidualSpace | None,
+        typer.Option(
+            help="In what memory corrects the network: probability, as in the paper, or logit.",
+            show_default="probability",
+        ),
+    ] = None,
     block_rows: Annotated[int | None, typer.Option(metavar="N", help="Rows at a time.")] = None,
     selection: ArraySelection,
     no_clobber: options.NoClobber = False,
@@ -47,15 +59,17 @@ def run(
     """
     from resmem_cli.stages.residualize import ResidualizeConfig, residualize
 
-    if tuning is not None and temperature is not None:
-        raise UsageError("--temperature and --tuning", remedy="give one of them")
+    given = {"--temperature": temperature, "--space": space, "--top": top}
+    for option, value in given.items():
+        if tuning is not None and value is not None:
+            raise UsageError(f"{option} and --tuning", remedy="give one of them")
     result = residualize(
         embeddings,
         output=options.output_path(output, "residuals", embeddings, split=selection.split),
         config=ResidualizeConfig(
             temperature=1.4 if temperature is None else temperature,
             top=top,
-            space=space,
+            space=space or ResidualSpace.PROBABILITY,
             block_rows=block_rows,
             arrays=selection,
         ),

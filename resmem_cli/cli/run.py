@@ -31,13 +31,17 @@ def run(
             "-o",
             "--output",
             metavar="FOLDER",
-            help="Where all is written.",
+            help="Where all is written; resmem if not given.",
             show_default=False,
             readable=False,
         ),
     ] = Path("resmem"),
-    train_split: Annotated[str | None, typer.Option(metavar="NAME", help="Split of TRAIN.")] = None,
-    test_split: Annotated[str | None, typer.Option(metavar="NAME", help="Split of TEST.")] = None,
+    train_split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Split of TRAIN; train where TEST is the same file.")
+    ] = None,
+    test_split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Split of TEST; test where it is the same file.")
+    ] = None,
     sample: Annotated[
         int, typer.Option(metavar="N", help="Rows of the memory to tune on, each left out in turn.")
     ] = 10_000,
@@ -57,9 +61,9 @@ def run(
 ) -> None:
     """Do it all: index, tune, residualize, predict, analyze.
 
-    Each step is an artifact in the folder, and skipped if it is up to date. Settings are tuned on the memory
-    by leave-one-out, so the test rows are only reported on. Prints the report, then the rules of a Makefile
-    that would do the same.
+    Each step is an artifact in the folder, and skipped if it was made from the same inputs by the same
+    command. Settings are tuned on the memory by leave-one-out, so the test rows are only reported on. Prints
+    the report, then the rules of a Makefile that would do the same.
     """
     from resmem_cli.stages.run import RunConfig
     from resmem_cli.stages.run import run as run_pipeline

@@ -38,12 +38,19 @@ def run(
     k: Annotated[
         str | None,
         typer.Option(
-            "-k", metavar=_LIST, help="Neighbours to try, such as 10,53,200 or 20:500:10.", show_default=False
+            "-k",
+            metavar=_LIST,
+            help="Neighbours to try: 10,53,200, or 20:500:10 for 10 values of that range.",
+            show_default=False,
         ),
     ] = None,
     sigma: Annotated[
         str | None,
-        typer.Option(metavar=_LIST, help="Sigmas to try, such as 0.1:2:20log.", show_default=False),
+        typer.Option(
+            metavar=_LIST,
+            help="Sigmas to try, such as 0.1:2:20log: 20 values in equal ratios.",
+            show_default=False,
+        ),
     ] = None,
     temperature: Annotated[
         str | None,

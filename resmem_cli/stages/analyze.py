@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from resmem_cli.arrays.class_groups import read_class_groups
 from resmem_cli.artifacts.formats import REPORT, RESIDUALS, TUNING
 from resmem_cli.artifacts.provenance import InputRecord
-from resmem_cli.artifacts.reader import open_artifact
+from resmem_cli.artifacts.reader import Artifact, open_artifact
 from resmem_cli.artifacts.temporary import refuse_input, resolve_target, write_text
 from resmem_cli.artifacts.writer import ArtifactWriter
-from resmem_cli.errors import DataError, UsageError
+from resmem_cli.errors import DataError, OutputError, UsageError
 from resmem_cli.stages.analysis_data import Columns, read_columns
 from resmem_cli.stages.analysis_report import HEAVIEST, aggregate, report_run
 from resmem_cli.stages.tuning_file import read_tuning
-from resmem_cli.types import StageResult
+from resmem_cli.types import ResidualSpace, StageResult
 
 _NEIGHBOR_FIELDS = ("rows", "labels", "distances", "weights", "contributions")
 _QUALITY = ("accuracy", "top5_accuracy", "nll", "brier", "ece", "gain", "p_value")
@@ -125,7 +125,8 @@ def analyze(
     html = None if config.html is None else Path(config.html)
     others = (config.tuning, config.residuals, config.groups)
     reads = [*(run.path for run in runs), *(Path(path) for path in others if path is not None)]
-    _check_outputs(output, html, reads, clobber=clobber)
+    figures = None if config.figures is None else Path(config.figures)
+    _check_outputs(output, html, figures, reads, clobber=clobber)
     page = _draw(report, config, runs)
     if output is not None:
         inputs = [*(run.record for run in runs), *(() if tuning is None else (tuning.record,))]
@@ -180,9 +181,18 @@ def _notices(run: Columns) -> list[str]:
     return []
 
 
+def _grid_values(file: Artifact, name: str, best: dict[str, Any]) -> list[Any]:
+    values: list[Any] = file.read(f"grid/{name}").tolist()
+    if name == "temperature" and file.parameters["space"] == ResidualSpace.LOGIT and len(set(values)) == 1:
+        # It was fitted, and changes no answer: all points are of that temperature too.
+        return [best["temperature"]] * len(values)
+    return values
+
+
 def _tuning_report(path: Path) -> dict[str, Any]:
     with open_artifact(path, TUNING) as file:
         parameters = file.parameters
+        best = dict(parameters["best"])
         data = parameters["data"]
         return {
             "path": str(path),
@@ -190,19 +200,23 @@ def _tuning_report(path: Path) -> dict[str, Any]:
             "data": f"{data.get('kind')}: {data.get('rows')} of {data.get('of')} rows of {data.get('file')}",
             "n": file.number("n_queries"),
             "base_accuracy": file.number("base_accuracy"),
-            "best": parameters["best"],
+            "best": best,
             "grid": {
-                name: file.read(f"grid/{name}").tolist()
+                name: _grid_values(file, name, best)
                 for name in ("k", "sigma", "temperature", "strength", "accuracy", "tpr", "fpr")
             },
         }
 
 
-def _check_outputs(output: Path | None, html: Path | None, reads: list[Path], *, clobber: bool) -> None:
+def _check_outputs(
+    output: Path | None, html: Path | None, figures: Path | None, reads: list[Path], *, clobber: bool
+) -> None:
     """Refuse what can't be written, before anything is."""
     targets = [path for path in (output, html) if path is not None]
     for path in targets:
         refuse_input(path, reads)
+    if figures is not None and figures.exists() and not figures.is_dir():
+        raise OutputError("not a folder", file=figures, remedy="name a folder for the figures")
     if len({resolve_target(path, clobber=clobber) for path in targets}) < len(targets):
         raise UsageError("--output and --html are one file", file=html, remedy="name another file")
 

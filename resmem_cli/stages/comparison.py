@@ -113,7 +113,8 @@ class Comparison:
         self.k = settings.k
         self._add_base(tuning)
         knn = (tuning.knn if tuning else None) or settings
-        self._add("kNN", "knn", {"k": knn.k, "sigma": knn.sigma}, lambda b: _votes(b, knn))
+        tuned = "kNN, tuned" if tuning and tuning.knn else "kNN"
+        self._add(tuned, "knn", {"k": knn.k, "sigma": knn.sigma}, lambda b: _votes(b, knn))
         for weight in VOTE_WEIGHTS:
             self._add_interpolated(f"kNN-LM {weight:g}", Settings(settings.k, settings.sigma, 1.0, weight))
         if tuning and tuning.knn_lm:

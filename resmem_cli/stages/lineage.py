@@ -52,6 +52,16 @@ def check_same_rows(index_file: Artifact, source: EmbeddingSource) -> None:
     _same("embeddings", index_file.path, made_from, source.path, source.embeddings_digest, remedy=remedy)
 
 
+def own_rows_notices(index_file: Artifact, source: EmbeddingSource) -> list[str]:
+    """Say so where the queries are the memory's own rows, each of which finds itself."""
+    if source.embeddings_digest != index_file.parameters["embeddings_digest"]:
+        return []
+    return [
+        f"{source.path}: these are the memory's own rows, and each finds itself: what is told of them says "
+        "nothing of new data (tune --leave-one-out leaves the own row out)"
+    ]
+
+
 def check_network(file: Artifact, source: EmbeddingSource) -> None:
     """Refuse rows that were not made by the network of an index or residuals; raises as `check_lineage`."""
     if "d" in file.dimensions:

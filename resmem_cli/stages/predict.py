@@ -10,7 +10,7 @@ from resmem_cli.artifacts.reader import open_artifact
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import DataError, UsageError, naming_file
 from resmem_cli.memory_size import memory_budget
-from resmem_cli.stages.lineage import artifact_record, check_lineage
+from resmem_cli.stages.lineage import artifact_record, check_lineage, own_rows_notices
 from resmem_cli.stages.predict_config import (
     PredictConfig,
     check_config,
@@ -107,7 +107,11 @@ def predict(
         searched = load_index(index_file)
         with naming_file(index):
             prepare_search(searched, config.search)
-        notices = (*source.notices, *_top_logits_notices(source, memory, residuals))
+        notices = (
+            *source.notices,
+            *_top_logits_notices(source, memory, residuals),
+            *own_rows_notices(index_file, source),
+        )
         marks = None if tuning is None else tuning.tuned_on(source)
         parameters = {
             "method": str(config.method),

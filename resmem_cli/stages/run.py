@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resmem_cli.arrays.class_groups import read_class_groups
 from resmem_cli.artifacts.reader import open_artifact
 from resmem_cli.artifacts.temporary import write_text
 from resmem_cli.errors import MissingInputError, OutputError, ResmemError, UsageError
@@ -15,9 +16,11 @@ from resmem_cli.files import require_file
 from resmem_cli.memory_size import DEFAULT_MEMORY
 from resmem_cli.stages.analyze import AnalyzeConfig, analyze
 from resmem_cli.stages.index import IndexConfig, index
+from resmem_cli.stages.makefile import NOT_FOR_MAKE, Step, makefile
 from resmem_cli.stages.predict import predict
 from resmem_cli.stages.predict_config import PredictConfig
 from resmem_cli.stages.residualize import ResidualizeConfig, residualize
+from resmem_cli.stages.sources import open_embeddings
 from resmem_cli.stages.tune import TuneConfig, tune
 from resmem_cli.types import ArraySelection, Progress, StageResult, no_progress
 
@@ -54,39 +57,6 @@ class RunConfig:
     force: bool = False
 
 
-@dataclass(frozen=True)
-class Step:
-    """One artifact and how it is made.
-
-    Attributes
-    ----------
-    output : pathlib.Path
-        The artifact.
-    inputs : tuple of pathlib.Path
-        What it is made from.
-    command : tuple of str
-        The command that would make it, but for the output.
-    do : callable
-        Makes it.
-    more : tuple of (str, pathlib.Path)
-        Options that name files written besides.
-    """
-
-    output: Path
-    inputs: tuple[Path, ...]
-    command: tuple[str, ...]
-    do: Callable[[], StageResult]
-    more: tuple[tuple[str, Path], ...] = field(default=())
-
-    def rule(self) -> str:
-        """Write it as a rule of a Makefile."""
-        options = [text for option, path in self.more for text in (option, str(path))]
-        command = shlex.join(["resmem", *self.command, *options]).replace("$", "$$")
-        inputs = " ".join(_for_make(path) for path in self.inputs)
-        folder = _for_make(self.output.parent)
-        return f"{_for_make(self.output)}: {inputs} | {folder}\n\t{command} -o {_target(self.output)}\n"
-
-
 def run(
     train: Path | str,
     test: Path | str | None,
@@ -98,8 +68,8 @@ def run(
 ) -> StageResult:
     """Index, tune, residualize, predict and analyze; skip what is up to date.
 
-    A step is up to date if its artifact is no older than its inputs, and was made by the same command: as
-    Make would see it, and besides as the rules left in the folder by the last run tell.
+    A step is up to date if its artifact is whole, was made from inputs of the same digests by the same
+    command (as the rules left in the folder by the last run tell), and is no older than they are.
 
     Parameters
     ----------
@@ -129,20 +99,22 @@ def run(
     for path in (train, test, *groups):
         _require(path)
     for path in (train, test, *groups, folder):
-        if str(path).startswith("~") or any(character in str(path) for character in _NOT_FOR_MAKE):
+        if str(path).startswith("~") or any(character in str(path) for character in NOT_FOR_MAKE):
             raise UsageError("a name that Make can't hold", file=path, remedy="rename it")
     steps = pipeline(train, test, folder, config, progress)
+    digests = _check_inputs(train, test, config)
     folder_made = _make(folder)
     known = "" if folder_made else _read(folder / RULES)
     made, skipped, result = [], [], None
     notices: list[str] = []
     fresh: set[Path] = set()
     for i, step in enumerate(steps):
-        if not config.force and not fresh & set(step.inputs) and _up_to_date(step, known):
+        if not config.force and not fresh & set(step.inputs) and _up_to_date(step, known, digests):
             skipped.append(step.output.name)
             _tell(announce, f"{step.output} is up to date")
             continue
-        _tell(announce, shlex.join(["resmem", *step.command, "-o", str(step.output)]))
+        more = [text for option, path in step.more for text in (option, str(path))]
+        _tell(announce, shlex.join(["resmem", *step.command, *more, "-o", str(step.output)]))
         # Should a later step fail, the artifacts of the last run's commands are not those of these rules.
         write_text(folder / RULES, makefile(steps[:i]))
         result = step.do()
@@ -168,11 +140,9 @@ def pipeline(
     train: Path, test: Path, folder: Path, config: RunConfig, progress: Progress = no_progress
 ) -> list[Step]:
     """Put together the steps."""
-    train_split, test_split = config.train_split, config.test_split
-    if train.samefile(test):
-        train_split, test_split = train_split or "train", test_split or "test"
-        if train_split == test_split:
-            raise UsageError("training and test rows are the same", found=f"split {train_split} of {train}")
+    train_split, test_split = _splits(train, test, config)
+    if train.samefile(test) and train_split == test_split:
+        raise UsageError("training and test rows are the same", found=f"split {train_split} of {train}")
     made = {name: folder / f"{name}.h5" for name in ("index", "tuning", "residuals", "predictions", "report")}
     of_train = () if train_split is None else ("--split", train_split)
     of_test = () if test_split is None else ("--split", test_split)
@@ -277,42 +247,57 @@ def pipeline(
     ]
 
 
-def makefile(steps: Sequence[Step]) -> str:
-    """Write the steps as a Makefile, whose first target makes all."""
-    if not steps:
-        return ""
-    last = steps[-1].output
-    folder = f"{_for_make(last.parent)}:\n\tmkdir -p {_target(last.parent)}\n"
-    return "\n".join([f"all: {_for_make(last)}\n", folder, *(step.rule() for step in steps)])
-
-
 def _analysis(config: RunConfig, folder: Path, page: Path | None = None) -> AnalyzeConfig:
     return AnalyzeConfig(tuning=folder / "tuning.h5", groups=config.groups, html=page)
 
 
-def _up_to_date(step: Step, known: str) -> bool:
+def _check_inputs(train: Path, test: Path, config: RunConfig) -> dict[Path, set[str]]:
+    """Refuse inputs that a later step would refuse, and give the digests of those of each file."""
+    if config.sample < 1:
+        raise UsageError("--sample out of range", expected="at least 1", found=config.sample)
+    splits = _splits(train, test, config)
+    digests: dict[Path, set[str]] = {train: set(), test: set()}
+    n_classes = 0
+    for path, split in zip((train, test), splits, strict=True):
+        with open_embeddings(path, ArraySelection(split=split)) as source:
+            source.require_labels()
+            n_classes = source.require_logits().shape[1]
+            names = None if source.class_names is None else [name.decode() for name in source.class_names]
+            digests[path].add(source.digest)
+    if config.groups is not None:
+        read_class_groups(Path(config.groups), n_classes, names)
+    return digests
+
+
+def _splits(train: Path, test: Path, config: RunConfig) -> tuple[str | None, str | None]:
+    if train.samefile(test):
+        return config.train_split or "train", config.test_split or "test"
+    return config.train_split, config.test_split
+
+
+def _up_to_date(step: Step, known: str, digests: dict[Path, set[str]]) -> bool:
+    """Whether an artifact is whole, no older than its inputs, and made from these by the same command."""
     if step.rule() not in known:
         return False
     try:
-        open_artifact(step.output).close()  # what is damaged is made again
+        with open_artifact(step.output) as made_file:
+            made_from = {record.digest for record in made_file.header.inputs}
+        for path in step.inputs:
+            if path in digests:
+                wanted = digests[path]
+            elif path.suffix == ".h5" and path.parent == step.output.parent:
+                with open_artifact(path) as input_file:
+                    wanted = {input_file.header.content_digest}
+            else:
+                continue
+            if not wanted & made_from:
+                return False
+        if any(path.stat().st_size == 0 for _, path in step.more):
+            return False
         made = min(path.stat().st_mtime_ns for path in (step.output, *(path for _, path in step.more)))
         return all(path.stat().st_mtime_ns <= made for path in step.inputs)
     except (OSError, ResmemError):
         return False
-
-
-# What ends a name in a rule, or stands for something else; blanks, dollars and colons can be escaped.
-_NOT_FOR_MAKE = "\n\t#%=;|\\"
-
-
-def _target(path: Path) -> str:
-    """Name the target in a recipe: `$@`, unless the shell would take its name apart."""
-    quoted = shlex.quote(str(path))
-    return "$@" if quoted == str(path) else quoted.replace("$", "$$")
-
-
-def _for_make(path: Path) -> str:
-    return str(path).replace("$", "$$").replace(" ", "\\ ").replace(":", "\\:")
 
 
 def _require(path: Path) -> None:

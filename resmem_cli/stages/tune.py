@@ -17,7 +17,7 @@ from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import UsageError, naming_file
 from resmem_cli.memory_size import DEFAULT_MEMORY, memory_budget
 from resmem_cli.scratch import Scratch
-from resmem_cli.stages.lineage import artifact_record, check_network, check_same_rows
+from resmem_cli.stages.lineage import artifact_record, check_network, check_same_rows, own_rows_notices
 from resmem_cli.stages.searching import SearchConfig, prepare_search, search_record
 from resmem_cli.stages.sources import EmbeddingSource, open_embeddings
 from resmem_cli.stages.stored_index import load_index
@@ -215,6 +215,7 @@ def tune(
             "elsewhere": elsewhere,
         }
         writer.set_parameters(**parameters)
+        found_itself = [] if queries is None else own_rows_notices(index_file, source)
     summary = {
         "tuned_on": f"{data['rows']:,} of {n_rows:,} rows of {chosen_on.path} ({role})",
         "points": len(chosen.points),
@@ -222,9 +223,8 @@ def tune(
         **chosen.summary(),
         "elsewhere": elsewhere and {name: elsewhere[name] for name in _ELSEWHERE},
     }
-    return StageResult(
-        "tune", output, summary, (*source.notices, *_notices(config, chosen, elsewhere, output))
-    )
+    notices = (*source.notices, *found_itself, *_notices(config, chosen, elsewhere, output))
+    return StageResult("tune", output, summary, notices)
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,8 @@ def choose_settings(tuner: Tuner, grid: Grid, choosing: Choosing, *, refine: boo
     if tuner.space == ResidualSpace.LOGIT and choosing.objective != Objective.NLL:
         # It changes no answer there, so it is fitted, not tried.
         best = {**best, "temperature": outcome.logit_temperature}
+        # The gate will see the confidences at this temperature.
+        outcome = _at_best(tuner, best)
     base_right = tuner.base_right
     weights = tuner.query_weights
     return Chosen(
