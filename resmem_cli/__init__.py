@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from resmem_cli.stages.residualize import ResidualizeConfig, residualize
     from resmem_cli.stages.searching import SearchConfig
     from resmem_cli.stages.sources import open_embeddings
-    from resmem_cli.stages.tune import TuneConfig, tune
+    from resmem_cli.stages.tune import tune
+    from resmem_cli.stages.tune_config import TuneConfig
     from resmem_cli.stages.update import UpdateConfig, update
     from resmem_cli.stages.verify import verify
     from resmem_cli.truncation import Truncation
@@ -95,7 +96,7 @@ _HOMES = {
     "TopMemory": "memory",
     "TopResiduals": "residuals",
     "Truncation": "truncation",
-    "TuneConfig": "stages.tune",
+    "TuneConfig": "stages.tune_config",
     "UpdateConfig": "stages.update",
     "analyze": "stages.analyze",
     "compare": "metrics",

@@ -124,8 +124,8 @@ def predict_from_neighbors(
     n_classes = logits.shape[1]
     base_predicted = logits.argmax(axis=1).astype(np.int32)
     scores = softmax(logits, temperature=temperature)
-    base_confidence = np.take_along_axis(scores, base_predicted[:, None], axis=1)[:, 0]
-    opened = None if gate is None else gate.open(distances[:, 0], base_confidence)
+    confidence = base_confidence(scores, base_predicted)
+    opened = None if gate is None else gate.open(distances[:, 0], confidence)
     fixed, truncated, explanation = None, None, None
     match method:
         case Method.KNN:
@@ -136,7 +136,7 @@ def predict_from_neighbors(
             predicted = base_predicted
         case Method.RESMEM:
             if gate is not None or strength != 1:
-                fixed = _fixed(scores, base_predicted, base_confidence, strength, space, gate)
+                fixed = _fixed(scores, base_predicted, confidence, strength, space, gate)
             effective = _effective(weights, strength)
             if opened is not None:
                 effective = np.where(opened[:, None], effective, np.float32(0))
@@ -157,13 +157,19 @@ def predict_from_neighbors(
         predicted=predicted,
         base_predicted=base_predicted,
         knn_predicted=_voted(neighbor_labels, weights, n_classes),
-        base_confidence=base_confidence,
+        base_confidence=confidence,
         weights=weights,
         truncation=truncated,
         opened=opened,
         fixed=fixed,
         explanation=explanation,
     )
+
+
+def base_confidence(probabilities: NDArray[np.float32], base_predicted: NDArray[Any]) -> NDArray[np.float32]:
+    """Give the network's probability of the class it predicts, (n_queries,), as a gate sees it."""
+    confidence: NDArray[np.float32] = np.take_along_axis(probabilities, base_predicted[:, None], axis=1)[:, 0]
+    return confidence
 
 
 def corrected_scores(
@@ -200,7 +206,7 @@ def _effective(weights: NDArray[np.float32], strength: float) -> NDArray[np.floa
 def _fixed(
     scores: NDArray[np.float32],
     base_predicted: NDArray[np.int32],
-    base_confidence: NDArray[np.float32],
+    confidence: NDArray[np.float32],
     strength: float,
     space: ResidualSpace,
     gate: Gate | None,
@@ -211,10 +217,10 @@ def _fixed(
     """
     fixed = np.full(len(scores), strength == 0)
     if gate is not None and gate.confidence is not None:
-        fixed |= base_confidence > gate.confidence
+        fixed |= confidence > gate.confidence
     if space == ResidualSpace.PROBABILITY:
         second = np.take_along_axis(scores, _second(scores, base_predicted, base_predicted)[:, None], axis=1)
-        fixed |= base_confidence - second[:, 0] > 2 * strength + _ROUNDING
+        fixed |= confidence - second[:, 0] > 2 * strength + _ROUNDING
     return fixed
 
 

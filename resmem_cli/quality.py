@@ -98,7 +98,11 @@ class Quality:
 
 
 def outcomes(
-    probabilities: NDArray[Any], labels: NDArray[Any], *, predicted: NDArray[Any] | None = None
+    probabilities: NDArray[Any],
+    labels: NDArray[Any],
+    *,
+    predicted: NDArray[Any] | None = None,
+    scores: NDArray[Any] | None = None,
 ) -> Outcomes:
     """Reduce each query's probabilities to what the metrics need.
 
@@ -110,8 +114,10 @@ def outcomes(
         True classes, in [0, C).
     predicted : (n,) integers, optional
         The predicted classes, where they are the argmax of finer numbers in which rounding made no ties.
-        They rank first; the other classes follow by probability. If left out, the classes rank by
-        probability alone. Ties go to the lower class.
+        They rank first; the other classes follow by score.
+    scores : (n, C) floats, optional
+        What the probabilities were made of, where making them made ties, as clipping does: classes rank by
+        these, or if left out by probability. Ties go to the lower class.
 
     Raises
     ------
@@ -121,6 +127,8 @@ def outcomes(
     check_labels(probabilities, labels)
     if predicted is not None:
         check_labels(probabilities, predicted)
+    if scores is not None:
+        check_labels(scores, labels)
     n, n_classes = probabilities.shape
     classes = np.arange(n_classes)
     result = Outcomes(
@@ -137,9 +145,11 @@ def outcomes(
         rows, label = np.arange(len(part)), labels[block].astype(np.int64)
         first = (part.argmax(axis=1) if predicted is None else predicted[block]).astype(np.int64)
         own = part[rows, label]
-        above = part == own[:, None]
+        ranked = part if scores is None else scores[block]
+        of_label = ranked[rows, label][:, None]
+        above = ranked == of_label
         above &= classes < label[:, None]
-        above |= part > own[:, None]
+        above |= ranked > of_label
         # The predicted class counts as above every other, even where the probabilities say less.
         above[rows, first] = first != label
         above[first == label] = False

@@ -21,7 +21,6 @@ from resmem_cli.analysis import (
     coarse_to_fine,
     difference_interval,
     influence,
-    margin_contributions,
     select_gate,
 )
 from resmem_cli.errors import DataError, UsageError
@@ -374,29 +373,6 @@ class TestInfluence:
             found.most("unchanged", 1)
         with pytest.raises(UsageError, match="at least 0"):
             found.most("broken", -1)
-
-
-class TestContributions:
-    def test_two_neighbours_by_hand(self):
-        weights = np.array([[0.75, 0.25]], np.float32)
-        winner, other = np.array([[0.5, -0.25]], np.float32), np.array([[-0.5, 0.25]], np.float32)
-        found = margin_contributions(weights, winner, other, 2)
-        assert found.tolist() == [[1.5, -0.25]]
-        assert found.dtype == np.float32
-
-    @settings(max_examples=30, deadline=None)
-    @given(st.integers(1, 6), st.integers(1, 6), st.integers(2, 5), st.floats(0, 3), seeds)
-    def test_they_add_up_to_what_memory_adds_to_the_margin(self, q, k, n_classes, strength, seed):
-        rng = np.random.default_rng(seed)
-        weights = rng.dirichlet(np.ones(k), size=q).astype(np.float32)
-        residuals = rng.uniform(-1, 1, size=(q, k, n_classes)).astype(np.float32)
-        correction = strength * np.einsum("qk,qkc->qc", weights.astype(float), residuals.astype(float))
-        found = margin_contributions(weights, residuals[:, :, 1], residuals[:, :, 0], strength)
-        assert found.sum(axis=1) == pytest.approx(correction[:, 1] - correction[:, 0], abs=1e-5)
-
-    def test_shapes_that_differ_are_refused(self):
-        with pytest.raises(DataError, match=r"found \(1, 2\), \(1, 2\) and \(2,\)"):
-            margin_contributions(*(np.zeros((1, 2), np.float32),) * 2, np.zeros(2, np.float32), 1)
 
 
 def thresholds(values):

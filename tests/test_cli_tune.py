@@ -423,7 +423,7 @@ def test_leave_one_out_takes_every_row_but_the_own(tmp_path: Path, hard: Hard, r
     done = resmem("tune", *hard.memory, *GRID, "--leave-one-out", "-o", tmp_path / "t.h5")
     assert done.status == 0, done.stderr
     assert "tuned on the memory's own rows" in done.stderr
-    assert "give validation queries too" in done.stderr
+    assert "tune QUERIES --leave-one-out` measures the difference" in done.stderr
     grid = grid_of(tmp_path / "t.h5")
     arrays = {name.removeprefix("train_"): array for name, array in hard_arrays().items() if "train" in name}
     for i in range(len(grid["k"])):
@@ -623,14 +623,16 @@ def test_the_output_lies_beside_what_it_was_tuned_on(tmp_path: Path, hard: Hard,
         (["--strength", "-1,1"], "strength out of range"),
         (["--strength", "1,"], "--strength: no list of numbers"),
         (["--objective", "f1"], "--objective (expected accuracy or tpr or nll, found f1)"),
-        (["--max-fpr", "0"], "--max-fpr out of range"),
-        (["--max-fpr", "nan"], "--max-fpr out of range"),
+        (["--objective", "tpr", "--max-fpr", "0"], "--max-fpr out of range"),
+        (["--objective", "tpr", "--max-fpr", "nan"], "--max-fpr out of range"),
         (["--fraction", "0"], "--fraction out of range"),
         (["--fraction", "1"], "--fraction out of range"),
         (["--fraction", "nan"], "--fraction out of range"),
         (["--fraction", "0.5", "--leave-one-out"], "--fraction is for queries"),
         (["--fraction", "0.5", "--seed", "-1"], "--seed out of range (expected at least 0, found -1)"),
         (["--leave-one-out", "--sample", "0"], "--sample out of range"),
+        (["--sample", "5"], "--sample is for --leave-one-out"),
+        (["--max-fpr", "0.1"], "--max-fpr is for --objective tpr"),
         (["--top", "0"], "top out of range (expected 1 to 4 (the classes), found 0)"),
         (["--top", "5"], "top out of range"),
         (["--top", "-1"], "top out of range"),

@@ -118,6 +118,20 @@ class TestOutcomes:
             outcomes(PROBABILITIES, LABELS, predicted=LABELS + 1)
 
 
+class TestRanksByScore:
+    def test_classes_that_clipping_made_equal_keep_their_order(self):
+        scores = np.array([[0.9, -0.3, -0.1, 0.5]], np.float32)
+        clipped = np.array([[0.9, 0, 0, 0.5]], np.float32) / np.float32(1.4)
+        for label, by_score, by_probability in ((1, 3, 2), (2, 2, 3)):
+            labels = np.array([label])
+            assert outcomes(clipped, labels, scores=scores).label_rank.tolist() == [by_score]
+            assert outcomes(clipped, labels).label_rank.tolist() == [by_probability]
+
+    def test_scores_of_another_shape_are_refused(self):
+        with pytest.raises(DataError, match="do not fit"):
+            outcomes(np.full((1, 2), 0.5, np.float32), np.array([0]), scores=np.zeros((2, 2), np.float32))
+
+
 class TestQuality:
     def test_three_rows_by_hand(self):
         quality = summarize(outcomes(PROBABILITIES, LABELS), LABELS)

@@ -38,12 +38,13 @@ def test_each_method_of_the_comparison_is_what_its_name_says(
     expected = {
         "base": softmax(logits),
         "kNN": votes,
-        "kNN-LM 0.4": interpolate(votes, logits, weight=0.4, temperature=1.0),
+        "kNN-LM 0.4": interpolate(votes, softmax(logits), weight=0.4),
         "ResMem, clip": to_probabilities(read["scores"], "clip"),
         "ResMem, simplex": to_probabilities(read["scores"], "simplex"),
     }
     for name, probabilities in expected.items():
-        want, i = outcomes(probabilities, labels), names.index(name)
+        scores = read["scores"] if name.startswith("ResMem") else logits if name == "base" else None
+        want, i = outcomes(probabilities, labels, scores=scores), names.index(name)
         for column in ("predicted", "label_probability", "confidence", "squares", "label_rank"):
             assert np.array_equal(read[f"compared/{column}"][:, i], getattr(want, column)), (name, column)
 
@@ -113,6 +114,7 @@ def test_a_gate_by_hand_leaves_the_network_its_answers(
         (["--strength", "-0.1"], 2, "strength out of range"),
         (["--probabilities", "temperature"], 2, "without a temperature"),
         (["--as-probabilities", "sparsemax"], 2, "expected simplex or clip or temperature"),
+        (["--probability-floor", "0.1"], 2, "--probability-floor is for --probability-temperature"),
         (["--method", "knn", "--compare"], 2, "--compare is for --method resmem"),
         (["--probabilities", "clip", "--probability-temperature", "1"], 2, "is for --probabilities"),
         (["--probabilities", "temperature", "--probability-temperature", "0"], 2, "temperature out of range"),
@@ -205,3 +207,20 @@ def test_a_tuning_of_another_memory_makes_no_residuals(
         done = resmem("residualize", pipeline.train, "--tuning", pipeline.tuning, *option)
         assert done.status == 2
         assert "give one of them" in done.stderr
+
+
+def test_the_tuned_gate_is_the_one_applied(tmp_path: Path, pipeline: Pipeline, resmem: Resmem) -> None:
+    for space in ("probability", "logit"):
+        tuning, residuals, output = (tmp_path / f"{space}-{name}.h5" for name in ("t", "r", "p"))
+        options = ["--index", pipeline.index, "--train", pipeline.train, "--space", space, "-k", "5,20"]
+        options += ["--sigma", "0.5,1.5", "--strength", "0.7,1", "-o", tuning]
+        assert resmem("tune", pipeline.test, *options).status == 0
+        assert resmem("residualize", pipeline.train, "--tuning", tuning, "-o", residuals).status == 0
+        memory = ["--index", pipeline.index, "--residuals", residuals, "--tuning", tuning]
+        assert resmem("predict", pipeline.test, *memory, "--gate", "-o", output).status == 0
+        with open_artifact(tuning) as file:
+            gate = file.parameters["gate"]
+        with open_artifact(output) as file:
+            right = file.read("predicted") == file.read("labels")
+            assert right.mean() == pytest.approx(gate["accuracy"])
+            assert file.read("gate/open").mean() == pytest.approx(gate["share_open"])

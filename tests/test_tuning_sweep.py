@@ -13,7 +13,7 @@ from resmem_cli.calibration import FLOOR
 from resmem_cli.logit_space import ClassMeans, compute_logit_residuals
 from resmem_cli.memory import DenseMemory, TopMemory, neighbor_votes
 from resmem_cli.prediction import predict_from_neighbors
-from resmem_cli.residuals import compute_residuals, compute_top_residuals
+from resmem_cli.residuals import compute_residuals, compute_top_residuals, softmax
 from resmem_cli.tuning import methods, sweep
 from resmem_cli.tuning.grid import Grid, Points
 from resmem_cli.tuning.methods import Tuner, interpolate
@@ -243,18 +243,14 @@ class TestVotes:
         assert len(points) == len(GRID.k) * len(GRID.sigma) * 8
         for i in range(len(points)):
             point = points.at(i)
-            mixed = interpolate(
-                world.votes(point),
-                world.searched.logits,
-                weight=point["strength"],
-                temperature=point["temperature"],
-            )
+            network = softmax(world.searched.logits, temperature=point["temperature"])
+            mixed = interpolate(world.votes(point), network, weight=point["strength"])
             assert_counts(point, mixed.argmax(axis=1) == world.searched.labels, base_right)
         assert not step or sum(rechecked) > 0
 
     def test_interpolation_by_hand(self):
         votes = np.array([[1, 0]], np.float32)
-        mixed = interpolate(votes, np.log([[1, 9]]).astype(np.float32), weight=0.25, temperature=2)
+        mixed = interpolate(votes, np.array([[0.25, 0.75]], np.float32), weight=0.25)
         assert np.allclose(mixed, [[0.25 + 0.75 / 4, 0.75 * 3 / 4]])
 
 

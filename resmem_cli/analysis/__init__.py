@@ -2,7 +2,7 @@
 
 from resmem_cli.analysis.coarse_to_fine import CoarseToFine, coarse_to_fine, difference_interval
 from resmem_cli.analysis.groups import Group, by_class, by_frequency, by_group, by_quantile
-from resmem_cli.analysis.influence import Influence, InfluentialRow, influence, margin_contributions
+from resmem_cli.analysis.influence import Influence, InfluentialRow, influence
 from resmem_cli.gate import Gate, select_gate
 
 __all__ = [
@@ -18,6 +18,5 @@ __all__ = [
     "coarse_to_fine",
     "difference_interval",
     "influence",
-    "margin_contributions",
     "select_gate",
 ]

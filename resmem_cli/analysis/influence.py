@@ -92,8 +92,8 @@ def influence(rows: NDArray[Any], contributions: NDArray[Any], corrected: NDArra
     rows : (e, k) integers
         Neighbours of the changed queries, each at most once a query.
     contributions : (e, k) floats
-        Their contributions to the margin of the new answer over the base network's, as
-        `margin_contributions` computes them.
+        Their contributions to the margin of the new answer over the base network's; see
+        `prediction.Explanation`.
     corrected : (e,) bool
         Whether the query was corrected; the others were broken.
 
@@ -131,43 +131,3 @@ def influence(rows: NDArray[Any], contributions: NDArray[Any], corrected: NDArra
         credit_corrected=total(of_corrected),
         credit_broken=total(~of_corrected),
     )
-
-
-def margin_contributions(
-    weights: NDArray[np.float32],
-    residual_at_winner: NDArray[np.float32],
-    residual_at_other: NDArray[np.float32],
-    strength: float,
-) -> NDArray[np.float32]:
-    """Compute what each neighbour adds to the margin of one class over another.
-
-    Memory adds `strength · Σ_i w̄_i r_i` to the scores (eq. 7 and 8 of Yang et al. 2023), so neighbour i adds
-    `strength · w̄_i · (r_i[winner] − r_i[other])`: positive numbers speak for the winner.
-
-    Parameters
-    ----------
-    weights : (n_queries, k) float32
-        Normalised weights `w̄`.
-    residual_at_winner, residual_at_other : (n_queries, k) float32
-        The neighbours' residuals at both classes.
-    strength : float
-        The factor of the memory's share.
-
-    Returns
-    -------
-    (n_queries, k) float32
-        In the unit of the scores.
-
-    Raises
-    ------
-    DataError
-        If the arrays are not of one shape.
-    """
-    if not weights.shape == residual_at_winner.shape == residual_at_other.shape:
-        raise DataError(
-            "weights and residuals do not fit together",
-            expected="three arrays of shape (n_queries, k)",
-            found=f"{weights.shape}, {residual_at_winner.shape} and {residual_at_other.shape}",
-        )
-    difference = residual_at_winner.astype(np.float32) - residual_at_other.astype(np.float32)
-    return difference * (weights.astype(np.float32) * np.float32(strength))

@@ -89,8 +89,13 @@ def run(
         ),
     ] = None,
     probability_floor: Annotated[
-        float, typer.Option(metavar="X", help="With --probability-temperature: the floor.")
-    ] = 0.001,
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="With --probability-temperature: the floor; 0.001 if not given.",
+            show_default=False,
+        ),
+    ] = None,
     compare: Annotated[
         bool,
         typer.Option("--compare", help="Run the baselines on the same search, for analyze --compare."),
@@ -155,7 +160,13 @@ def run(
         raise UsageError("--as-probabilities", expected=" or ".join(methods), found=as_probabilities)
     softening = None
     if probability_temperature is not None:
-        softening = Softening(probability_temperature, probability_floor)
+        softening = Softening(
+            probability_temperature, 0.001 if probability_floor is None else probability_floor
+        )
+    elif probability_floor is not None:
+        raise UsageError(
+            "--probability-floor is for --probability-temperature", remedy="give both, or neither"
+        )
     result = predict(
         queries,
         index=index,

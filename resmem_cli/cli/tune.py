@@ -78,8 +78,11 @@ def run(
         ),
     ] = "accuracy",
     max_fpr: Annotated[
-        float, typer.Option(metavar="X", help="With --objective tpr: FPR stays below.")
-    ] = 0.05,
+        float | None,
+        typer.Option(
+            metavar="X", help="With --objective tpr: FPR stays below; 0.05 if not given.", show_default=False
+        ),
+    ] = None,
     class_weights: Annotated[
         str | None,
         typer.Option(metavar="balanced|FILE", help="How much a query of each class counts: (C,) in a .npy."),
@@ -89,8 +92,13 @@ def run(
         typer.Option("--leave-one-out", help="Tune on the memory's own rows, each without itself."),
     ] = False,
     sample: Annotated[
-        int, typer.Option(metavar="N", help="With --leave-one-out: so many rows of the memory.")
-    ] = 10_000,
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="With --leave-one-out: so many rows of the memory; 10,000 if not given.",
+            show_default=False,
+        ),
+    ] = None,
     fraction: Annotated[
         float | None,
         typer.Option(
@@ -125,7 +133,8 @@ def run(
     file as --tuning.
     """
     from resmem_cli.stages.searching import SearchConfig
-    from resmem_cli.stages.tune import TuneConfig, tune
+    from resmem_cli.stages.tune import tune
+    from resmem_cli.stages.tune_config import TuneConfig
     from resmem_cli.tuning.grid import Objective, parse_values
 
     if objective not in list(Objective):
@@ -134,6 +143,13 @@ def run(
     def values(text: str | None, option: str) -> tuple[float, ...] | None:
         return None if text is None else parse_values(text, option)
 
+    for option, value, wanted in (
+        ("--max-fpr", max_fpr, objective == Objective.TPR),
+        ("--sample", sample, leave_one_out),
+    ):
+        if value is not None and not wanted:
+            other = "--objective tpr" if option == "--max-fpr" else "--leave-one-out"
+            raise UsageError(f"{option} is for {other}", remedy="give both, or neither")
     source = queries if queries is not None else train
     split = selection.split if queries is not None else train_split
     result = tune(
@@ -148,10 +164,10 @@ def run(
             strength=values(strength, "--strength"),
             refine=refine,
             objective=Objective(objective),
-            max_fpr=max_fpr,
+            max_fpr=0.05 if max_fpr is None else max_fpr,
             class_weights=class_weights,
             leave_one_out=leave_one_out,
-            sample=sample,
+            sample=10_000 if sample is None else sample,
             fraction=fraction,
             seed=seed,
             space=space,

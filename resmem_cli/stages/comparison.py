@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,28 @@ class Block:
     prediction: Prediction
     gated: Prediction | None
 
+    @cached_property
+    def _network(self) -> dict[float, NDArray[np.float32]]:
+        return {}
+
+    @cached_property
+    def _votes(self) -> dict[tuple[int, float], NDArray[np.float32]]:
+        return {}
+
+    def network(self, temperature: float) -> NDArray[np.float32]:
+        """Give the network's probabilities at a temperature, computed once for all methods."""
+        if temperature not in self._network:
+            self._network[temperature] = softmax(self.logits, temperature=temperature)
+        return self._network[temperature]
+
+    def votes(self, k: int, sigma: float) -> NDArray[np.float32]:
+        """Give the neighbours' votes, computed once for all methods."""
+        if (k, sigma) not in self._votes:
+            weights = neighbor_weights(self.found.distances[:, :k], sigma=sigma)
+            votes = neighbor_votes(self.neighbor_labels[:, :k], weights, n_classes=self.logits.shape[1])
+            self._votes[k, sigma] = votes
+        return self._votes[k, sigma]
+
 
 _Made = Callable[[Block], Outcomes]
 
@@ -114,7 +137,7 @@ class Comparison:
         self._add_base(tuning)
         knn = (tuning.knn if tuning else None) or settings
         tuned = "kNN, tuned" if tuning and tuning.knn else "kNN"
-        self._add(tuned, "knn", {"k": knn.k, "sigma": knn.sigma}, lambda b: _votes(b, knn))
+        self._add(tuned, "knn", {"k": knn.k, "sigma": knn.sigma}, partial(_voted, settings=knn))
         for weight in VOTE_WEIGHTS:
             self._add_interpolated(f"kNN-LM {weight:g}", Settings(settings.k, settings.sigma, 1.0, weight))
         if tuning and tuning.knn_lm:
@@ -149,9 +172,7 @@ class Comparison:
                 name,
                 "base",
                 {"temperature": temperature},
-                lambda b, t=temperature: outcomes(  # type: ignore[misc]
-                    softmax(b.logits, temperature=t), b.labels, predicted=b.prediction.base_predicted
-                ),
+                partial(_network, temperature=temperature),
             )
 
     def _add_interpolated(self, name: str, settings: Settings) -> None:
@@ -160,53 +181,57 @@ class Comparison:
             name,
             "knn-lm",
             {**told, "weight": settings.strength},
-            lambda b: _interpolated(b, settings),
+            partial(_interpolated, settings=settings),
         )
 
     def _add_resmem(self, settings: Settings, space: ResidualSpace, tuning: TuningChoice | None) -> None:
         told = asdict(settings)
+        softening = tuning.softening if tuning else None
+        ways: dict[str, ProbabilityMethod | None]
         if space == ResidualSpace.LOGIT:
-            self._add("ResMem in logit space", "resmem", told, lambda b: _of(b.prediction, b, None))
+            ways = {"ResMem in logit space": None}  # whose scores are probabilities
         else:
-            names = {"ResMem, clip": ProbabilityMethod.CLIP, "ResMem, simplex": ProbabilityMethod.SIMPLEX}
-            for name, method in names.items():
-                self._add(name, "resmem", told, lambda b, m=method: _of(b.prediction, b, m))  # type: ignore[misc]
-            softening = tuning.softening if tuning else None
+            ways = {"ResMem, clip": ProbabilityMethod.CLIP, "ResMem, simplex": ProbabilityMethod.SIMPLEX}
             if softening is not None:
-                self._add(
-                    "ResMem, temperature",
-                    "resmem",
-                    {**told, "softening": asdict(softening)},
-                    lambda b: _of(b.prediction, b, ProbabilityMethod.TEMPERATURE, softening),
-                )
+                ways["ResMem, temperature"] = ProbabilityMethod.TEMPERATURE
+        for name, way in ways.items():
+            own = told
+            if way == ProbabilityMethod.TEMPERATURE and softening is not None:
+                own = {**told, "softening": asdict(softening)}
+            self._add(name, "resmem", own, partial(_corrected, way=way, softening=softening))
         if self.gate is not None:
             limits = {"gate_distance": self.gate.distance, "gate_confidence": self.gate.confidence}
-            clip = None if space == ResidualSpace.LOGIT else ProbabilityMethod.CLIP
-            self._add(
-                "ResMem, gate", "resmem", told | limits, lambda b: _of(b.gated or b.prediction, b, clip)
-            )
+            way = None if space == ResidualSpace.LOGIT else ProbabilityMethod.CLIP
+            self._add("ResMem, gate", "resmem", told | limits, partial(_corrected, way=way, gated=True))
 
 
-def _of(
-    prediction: Prediction, block: Block, method: ProbabilityMethod | None, softening: Softening | None = None
+def _corrected(
+    block: Block,
+    *,
+    way: ProbabilityMethod | None,
+    softening: Softening | None = None,
+    gated: bool = False,
 ) -> Outcomes:
+    prediction = block.gated if gated and block.gated is not None else block.prediction
     scores = prediction.scores
-    if method is not None:
-        scores = to_probabilities(scores, method, softening=softening)
-    return outcomes(scores, block.labels, predicted=prediction.predicted)
+    probabilities = scores if way is None else to_probabilities(scores, way, softening=softening)
+    return outcomes(probabilities, block.labels, predicted=prediction.predicted, scores=scores)
 
 
-def _vote(block: Block, settings: Settings) -> NDArray[np.float32]:
-    weights = neighbor_weights(block.found.distances[:, : settings.k], sigma=settings.sigma)
-    return neighbor_votes(block.neighbor_labels[:, : settings.k], weights, n_classes=block.logits.shape[1])
+def _network(block: Block, *, temperature: float) -> Outcomes:
+    probabilities = block.network(temperature)
+    predicted = block.prediction.base_predicted
+    return outcomes(probabilities, block.labels, predicted=predicted, scores=block.logits)
 
 
-def _votes(block: Block, settings: Settings) -> Outcomes:
-    return outcomes(_vote(block, settings), block.labels)
+def _voted(block: Block, *, settings: Settings) -> Outcomes:
+    return outcomes(block.votes(settings.k, settings.sigma), block.labels)
 
 
-def _interpolated(block: Block, settings: Settings) -> Outcomes:
+def _interpolated(block: Block, *, settings: Settings) -> Outcomes:
     probabilities = interpolate(
-        _vote(block, settings), block.logits, weight=settings.strength, temperature=settings.temperature
+        block.votes(settings.k, settings.sigma),
+        block.network(settings.temperature),
+        weight=settings.strength,
     )
     return outcomes(probabilities, block.labels)

@@ -6,15 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resmem_cli.artifacts.reader import Artifact
 from resmem_cli.errors import DataError, naming_file
 from resmem_cli.indexes.approximate import ApproximateIndex
 from resmem_cli.indexes.base import Build, Index, QualityTarget
 from resmem_cli.indexes.space import check_rows
+from resmem_cli.scratch import Scratch
 from resmem_cli.stages.sources import EmbeddingSource
-from resmem_cli.stages.streaming import rows_within
-from resmem_cli.types import row_blocks
+from resmem_cli.stages.streaming import read_chosen
 
 # What finding the true neighbours of the held-out rows may cost, in floating point operations.
 _TRUTH_FLOPS = 1 << 45
@@ -46,13 +47,12 @@ def with_queries(target: QualityTarget, source: EmbeddingSource, build: Build) -
     """
     count = min(source.n, target.queries)
     chosen = np.sort(np.random.default_rng(build.seed).choice(source.n, size=count, replace=False))
-    given = np.empty((count, source.d), source.embeddings.dtype)
-    for block in row_blocks(source.n, rows_within(given.shape, given.dtype)):
-        rows = source.embeddings.read(block.start, block.stop)
+
+    def check(read: NDArray[Any], first: int) -> None:
         with naming_file(source.path):
-            check_rows(rows, build.metric, first=block.start)
-        some = slice(*np.searchsorted(chosen, (block.start, block.stop)))
-        given[some] = rows[chosen[some] - block.start]
+            check_rows(read, build.metric, first=first)
+
+    given = read_chosen(source.embeddings, chosen, scratch=Scratch(), check=check)
     return replace(target, given=given)
 
 

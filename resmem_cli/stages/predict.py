@@ -107,12 +107,7 @@ def predict(
         searched = load_index(index_file)
         with naming_file(index):
             prepare_search(searched, config.search)
-        notices = (
-            *source.notices,
-            *_top_logits_notices(source, memory, residuals),
-            *own_rows_notices(index_file, source),
-        )
-        marks = None if tuning is None else tuning.tuned_on(source)
+        notices = [*source.notices, *_top_logits_notices(source, memory, residuals)]
         parameters = {
             "method": str(config.method),
             "k": k,
@@ -144,8 +139,10 @@ def predict(
             artifact_record("residuals", memory_file),
             *(() if tuning is None else (tuning.record,)),
         )
-        if marks is not None:
+        notices += own_rows_notices(index_file, source)
+        if tuning is not None and (marks := tuning.tuned_on(source)) is not None:
             writer.write("tuned_on", marks)
+            notices.append(f"{int(marks.sum()):,} of {source.n:,} queries were tuned on, and count here too")
         run = PredictionRun(
             searched,
             memory,
@@ -182,7 +179,7 @@ def predict(
         **run.gating(),
         "answered_by": dict(run.steps),
     }
-    return StageResult("predict", output, summary, notices)
+    return StageResult("predict", output, summary, tuple(notices))
 
 
 def _top_logits_notices(source: EmbeddingSource, memory: StoredMemory, residuals: Path) -> list[str]:

@@ -99,7 +99,7 @@ def settle(
 ) -> Settings:
     """Put together what is given, what was tuned, and what the defaults are."""
     if tuning is not None:
-        tuning.check_memory(index_file)
+        tuning.check_memory(index_file.path, index_file.parameters["embeddings_digest"])
         tuned, stored = (tuning.space, tuning.best.temperature), (memory.space, memory.temperature)
         if tuned != stored:
             raise DataError(

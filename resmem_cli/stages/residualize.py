@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from resmem_cli.artifacts.formats import RESIDUALS
 from resmem_cli.artifacts.writer import ArtifactWriter
-from resmem_cli.errors import DataError, UsageError
+from resmem_cli.errors import UsageError
 from resmem_cli.logit_space import ClassMeans, compute_logit_residuals
 from resmem_cli.residuals import (
     TopResiduals,
@@ -103,14 +103,6 @@ def residualize(
     with open_embeddings(embeddings, config.arrays) as source:
         logits, labels = source.require_logits(), source.require_labels()
         n, n_classes = logits.shape
-        if choice is not None and choice.embeddings_digest != source.embeddings_digest:
-            raise DataError(
-                f"tuned on another memory than {source.path}",
-                file=choice.path,
-                expected=source.embeddings_digest[:12],
-                found=choice.embeddings_digest[:12],
-                remedy="tune with the index of these embeddings",
-            )
         if source.top_logits and config.space == ResidualSpace.LOGIT:
             raise UsageError(
                 "has the largest logits of each row only",
@@ -137,6 +129,8 @@ def residualize(
             clobber=clobber,
         ) as writer:
             writer.add_inputs(source.record("embeddings"), *(() if choice is None else (choice.record,)))
+            if choice is not None:
+                choice.check_memory(source.path, source.embeddings_digest)
             writer.set_parameters(embeddings_digest=source.embeddings_digest)
             declare_residuals(writer, n, n_classes, top=config.top)
             n_right = append_residuals(writer, source, config, progress)

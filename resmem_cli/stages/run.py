@@ -21,7 +21,8 @@ from resmem_cli.stages.predict import predict
 from resmem_cli.stages.predict_config import PredictConfig
 from resmem_cli.stages.residualize import ResidualizeConfig, residualize
 from resmem_cli.stages.sources import open_embeddings
-from resmem_cli.stages.tune import TuneConfig, tune
+from resmem_cli.stages.tune import tune
+from resmem_cli.stages.tune_config import TuneConfig
 from resmem_cli.types import ArraySelection, Progress, StageResult, no_progress
 
 RULES = "pipeline.mk"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 
 from resmem_cli.arrays.class_weights import read_class_weights
 from resmem_cli.artifacts.formats import INDEX, TUNING
-from resmem_cli.artifacts.reader import Artifact, open_artifact
+from resmem_cli.artifacts.reader import open_artifact
 from resmem_cli.artifacts.writer import ArtifactWriter
-from resmem_cli.errors import UsageError, naming_file
-from resmem_cli.memory_size import DEFAULT_MEMORY, memory_budget
+from resmem_cli.errors import naming_file
+from resmem_cli.memory_size import memory_budget
 from resmem_cli.scratch import Scratch
 from resmem_cli.stages.lineage import artifact_record, check_network, check_same_rows, own_rows_notices
-from resmem_cli.stages.searching import SearchConfig, prepare_search, search_record
+from resmem_cli.stages.searching import prepare_search, search_record
 from resmem_cli.stages.sources import EmbeddingSource, open_embeddings
 from resmem_cli.stages.stored_index import load_index
-from resmem_cli.stages.tuned import Chosen, choose_settings
+from resmem_cli.stages.tune_config import BALANCED, TuneConfig, check_config, lay_grid, refines
+from resmem_cli.stages.tuning_choice import Chosen, choose_settings
 from resmem_cli.stages.tuning_data import (
     MemoryResiduals,
     TuningQueries,
@@ -30,70 +31,9 @@ from resmem_cli.stages.tuning_data import (
     search_queries,
     weigh_queries,
 )
-from resmem_cli.tuning.grid import Grid, Objective, automatic_grid
+from resmem_cli.tuning.grid import Grid, Objective
 from resmem_cli.tuning.methods import Tuner
-from resmem_cli.types import ArraySelection, Progress, ResidualSpace, StageResult, no_progress
-
-BALANCED = "balanced"
-"""Class weights that make every class count alike."""
-
-
-@dataclass(frozen=True)
-class TuneConfig:
-    """What to try, on what, and what for.
-
-    Attributes
-    ----------
-    k, sigma, temperature, strength : tuple or None
-        Values to try; None for a grid from the memory's own distances.
-    refine : bool or None
-        Whether to lay a finer grid around the best point; None where no values are given.
-    objective : Objective
-        What the best point is best in.
-    max_fpr : float
-        For `Objective.TPR`: the bound on FPR.
-    class_weights : pathlib.Path, str or None
-        ``balanced``, or a .npy file of (C,) numbers; None for all queries alike.
-    leave_one_out : bool
-        Tune on the memory's own rows, each without itself.
-    sample : int
-        With `leave_one_out`: so many rows of the memory, drawn with `seed`.
-    fraction : float or None
-        Tune on this share of the queries, drawn with `seed`.
-    seed : int
-    space : ResidualSpace
-        Of the residuals.
-    top : int or None
-        Keep only this many entries of each residual.
-    baselines : bool
-        Whether to tune kNN and kNN-LM too, on the same neighbours.
-    search : SearchConfig
-        How an approximate index searches.
-    memory : int
-        Bytes of anonymous memory to stay within.
-    arrays, train_arrays : ArraySelection
-        Which arrays, where queries and memory are exported arrays.
-    """
-
-    k: tuple[int, ...] | None = None
-    sigma: tuple[float, ...] | None = None
-    temperature: tuple[float, ...] | None = None
-    strength: tuple[float, ...] | None = None
-    refine: bool | None = None
-    objective: Objective = Objective.ACCURACY
-    max_fpr: float = 0.05
-    class_weights: Path | str | None = None
-    leave_one_out: bool = False
-    sample: int = 10_000
-    fraction: float | None = None
-    seed: int = 0
-    space: ResidualSpace = ResidualSpace.PROBABILITY
-    top: int | None = None
-    baselines: bool = True
-    search: SearchConfig = field(default_factory=SearchConfig)
-    memory: int = DEFAULT_MEMORY
-    arrays: ArraySelection = field(default_factory=ArraySelection)
-    train_arrays: ArraySelection = field(default_factory=ArraySelection)
+from resmem_cli.types import Progress, StageResult, no_progress
 
 
 def tune(
@@ -131,7 +71,7 @@ def tune(
     """
     index, train, output = Path(index), Path(train), Path(output)
     config = config or TuneConfig()
-    _check_config(config, queries)
+    check_config(config, queries)
     with ExitStack() as stack:
         stack.enter_context(memory_budget(config.memory))
         index_file = stack.enter_context(open_artifact(index, INDEX))
@@ -149,7 +89,7 @@ def tune(
         searched = load_index(index_file)
         with naming_file(index):
             prepare_search(searched, config.search)
-        grid = _grid(config, index_file, memory, one_less=config.leave_one_out)
+        grid = lay_grid(config, index_file, memory, one_less=config.leave_one_out)
         reads, class_weights = [*memory.files, *source.files, index], None
         if config.class_weights not in (None, BALANCED):
             reads.append(Path(str(config.class_weights)))
@@ -184,7 +124,14 @@ def tune(
         count = config.sample if config.leave_one_out else round((config.fraction or 1) * n_rows)
         rows = draw_rows(n_rows, max(1, count), seed=config.seed)
         tuning = tuner(chosen_on, rows, others=config.leave_one_out)
-        chosen = choose_settings(tuning.tuner, grid, config, refine=_refines(config))
+        chosen = choose_settings(
+            tuning.tuner,
+            grid,
+            objective=config.objective,
+            max_fpr=config.max_fpr,
+            refine=refines(config),
+            baselines=config.baselines,
+        )
         elsewhere = None
         if config.leave_one_out and queries is not None:
             elsewhere = _elsewhere(tuner(source, None, others=False).tuner, grid, chosen, config)
@@ -236,44 +183,6 @@ class _Tuning:
 _ELSEWHERE = ("base_accuracy", "accuracy", "gain", "optimism")
 
 
-def _grid(config: TuneConfig, index_file: Artifact, memory: EmbeddingSource, *, one_less: bool) -> Grid:
-    """Put together what is given and what is chosen automatically."""
-    n = index_file.dimensions["n"] - one_less
-    if n < 1:
-        raise UsageError("the memory has one row, which has no other", file=index_file.path)
-    any_temperature = memory.top_logits is None
-    if not any_temperature and config.temperature not in (None, (1.0,)):
-        raise UsageError(
-            "has the largest logits of each row only, and the log-sum-exp of all of them at T = 1",
-            file=memory.path,
-            expected="--temperature 1",
-            found=", ".join(f"{t:g}" for t in config.temperature or ()),
-        )
-    scale = 0.0 if config.sigma else index_file.number("distance_scale", "median")
-    if not config.sigma and not scale > 0:
-        raise UsageError(
-            "no automatic sigma: the memory has one row, or its rows are too often identical",
-            file=index_file.path,
-            remedy="give --sigma",
-        )
-    automatic = automatic_grid(n=n, scale=scale or 1.0, temperatures=any_temperature)
-    if config.space == ResidualSpace.LOGIT and config.objective != Objective.NLL:
-        # The temperature changes no answer there.
-        automatic = replace(automatic, temperature=(1.0,))
-    given = {name: getattr(config, name) for name in ("k", "sigma", "temperature", "strength")}
-    asked = {name: tuple(sorted(set(values))) for name, values in given.items() if values}
-    grid = replace(automatic, **asked)
-    if any(given.values()) and config.strength is None:
-        grid = replace(grid, strength=(1.0,))
-    grid.check(n=n)
-    return grid
-
-
-def _refines(config: TuneConfig) -> bool:
-    given = (config.k, config.sigma, config.temperature, config.strength)
-    return config.refine if config.refine is not None else not any(given)
-
-
 def _elsewhere(tuner: Tuner, grid: Grid, chosen: Chosen, config: TuneConfig) -> dict[str, Any]:
     """Try the same settings on queries that are no rows of the memory."""
     best = chosen.best
@@ -313,7 +222,7 @@ def _notices(config: TuneConfig, chosen: Chosen, elsewhere: dict[str, Any] | Non
             f"(base accuracy there {100 * chosen.base_accuracy:.2f} %"
         )
         if elsewhere is None:
-            text += "; give validation queries too, to have the difference measured)"
+            text += "; `resmem tune QUERIES --leave-one-out` measures the difference)"
         else:
             gain = 100 * (chosen.best["accuracy"] - chosen.base_accuracy)
             text += (
@@ -329,18 +238,3 @@ def _notices(config: TuneConfig, chosen: Chosen, elsewhere: dict[str, Any] | Non
             f"the best point lies at the edge of the grid in {', '.join(edges)}; a wider grid may do better"
         )
     return told
-
-
-def _check_config(config: TuneConfig, queries: Path | str | None) -> None:
-    if queries is None and not config.leave_one_out:
-        raise UsageError("nothing to tune on", remedy="give labelled queries, or --leave-one-out")
-    if config.fraction is not None and config.leave_one_out:
-        raise UsageError("--fraction is for queries", remedy="use --sample with --leave-one-out")
-    if config.fraction is not None and not 0 < config.fraction < 1:
-        raise UsageError("--fraction out of range", expected="between 0 and 1", found=config.fraction)
-    if config.sample < 1:
-        raise UsageError("--sample out of range", expected="at least 1", found=config.sample)
-    if config.seed < 0:
-        raise UsageError("--seed out of range", expected="at least 0", found=config.seed)
-    if not 0 < config.max_fpr <= 1:
-        raise UsageError("--max-fpr out of range", expected="above 0, at most 1", found=config.max_fpr)

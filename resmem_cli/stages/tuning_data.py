@@ -185,9 +185,20 @@ class MemoryResiduals:
         n_bytes = 4 * len(self.labels) * width
         self._scratch = Scratch() if n_bytes <= part_of_memory(8, most=_SMALL_BYTES) else scratch
         self._means: NDArray[np.float64] | None = None
+        self._last: tuple[float | None, tuple[Table, Residuals]] | None = None
 
     def __call__(self, temperature: float) -> tuple[Table, Residuals]:
-        """Compute them all at a temperature, as they are summed and as `predict` mixes them."""
+        """Give them all at a temperature, as they are summed and as `predict` mixes them.
+
+        The last are kept: grids end and begin with one temperature, and in logit space all are the same.
+        """
+        key = None if self._space == ResidualSpace.LOGIT else temperature
+        if self._last is None or self._last[0] != key:
+            self._last = None  # before others take as much memory
+            self._last = key, self._compute(temperature)
+        return self._last[1]
+
+    def _compute(self, temperature: float) -> tuple[Table, Residuals]:
         if self._top is not None:
             top = self._compute_top(temperature, self._top)
             return SparseTable.of_residuals(top), TopMemory(top)

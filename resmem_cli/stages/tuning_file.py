@@ -81,22 +81,28 @@ class TuningChoice:
             marks[self.rows] = 1
         return marks
 
-    def check_memory(self, index_file: Artifact) -> None:
-        """Refuse an index of another memory.
+    def check_memory(self, path: Path, embeddings_digest: str) -> None:
+        """Refuse another memory than the one tuned on.
+
+        Parameters
+        ----------
+        path : pathlib.Path
+            Its index, or its embeddings.
+        embeddings_digest : str
+            Of its embeddings.
 
         Raises
         ------
         DataError
             Naming both files.
         """
-        digest = index_file.parameters["embeddings_digest"]
-        if digest != self.embeddings_digest:
+        if embeddings_digest != self.embeddings_digest:
             raise DataError(
-                f"tuned on another memory than {index_file.path}",
+                f"tuned on another memory than {path}",
                 file=self.path,
-                expected=digest[:12],
-                found=str(self.embeddings_digest)[:12],
-                remedy="tune with this index",
+                expected=embeddings_digest[:12],
+                found=self.embeddings_digest[:12],
+                remedy="tune with this memory",
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from resmem_cli.memory import Residuals, neighbor_votes
 from resmem_cli.prediction import corrected_scores
 from resmem_cli.residuals import softmax
 from resmem_cli.tuning.grid import Grid, Points
-from resmem_cli.tuning.sweep import Mix, Outcome, Searched, sweep
+from resmem_cli.tuning.sweep import Mix, Searched, Swept, sweep
 from resmem_cli.tuning.tables import DenseTable, SparseTable, Table, Terms
 from resmem_cli.types import Progress, ResidualSpace, no_progress
 
@@ -48,7 +49,7 @@ class Tuner:
     likelihood: bool = False
     progress: Progress = field(default=no_progress)
 
-    @property
+    @cached_property
     def base_right(self) -> NDArray[np.bool_]:
         """Which queries the network answers rightly."""
         right: NDArray[np.bool_] = self.searched.logits.argmax(axis=1) == self.searched.labels
@@ -82,7 +83,7 @@ class Tuner:
                 return right
 
             mixes = [Mix(strength, 1.0, None if in_logits else temperature) for strength in grid.strength]
-            outcome = sweep(
+            swept = sweep(
                 self.searched,
                 table,
                 mixes,
@@ -93,23 +94,12 @@ class Tuner:
                 softmax_temperature=temperature,
                 progress=self.progress,
             )
-            tried.append(self._points(outcome, grid.k, grid.sigma, [temperature] * len(mixes), grid.strength))
+            tried.append(self._points(swept, grid.k, grid.sigma, [temperature] * len(mixes), grid.strength))
         return _together(tried)
 
     def knn(self, ks: Sequence[int], sigmas: Sequence[float]) -> Points:
         """Try kNN on labels."""
-        mixes = [Mix(1.0, 0.0, 1.0)]
-        outcome = sweep(
-            self.searched,
-            self._votes_table(),
-            mixes,
-            ks,
-            sigmas,
-            recheck=self._recheck_votes,
-            likelihood=self.likelihood,
-            progress=self.progress,
-        )
-        return self._points(outcome, ks, sigmas, [1.0], [1.0])
+        return self._votes([Mix(1.0, 0.0, 1.0)], ks, sigmas)
 
     def knn_lm(
         self,
@@ -119,8 +109,10 @@ class Tuner:
         vote_weights: Sequence[float],
     ) -> Points:
         """Try kNN-LM: `w · votes + (1 − w) · softmax(f/T)`."""
-        mixes = [Mix(weight, 1 - weight, t) for t in temperatures for weight in vote_weights]
-        outcome = sweep(
+        return self._votes([Mix(w, 1 - w, t) for t in temperatures for w in vote_weights], ks, sigmas)
+
+    def _votes(self, mixes: Sequence[Mix], ks: Sequence[int], sigmas: Sequence[float]) -> Points:
+        swept = sweep(
             self.searched,
             self._votes_table(),
             mixes,
@@ -130,8 +122,8 @@ class Tuner:
             likelihood=self.likelihood,
             progress=self.progress,
         )
-        of_mixes = [mix.temperature or 1.0 for mix in mixes]
-        return self._points(outcome, ks, sigmas, of_mixes, [mix.memory for mix in mixes])
+        temperatures = [mix.temperature or 1.0 for mix in mixes]
+        return self._points(swept, ks, sigmas, temperatures, [mix.memory for mix in mixes])
 
     def _votes_table(self) -> Table:
         n_classes = self.searched.logits.shape[1]
@@ -146,15 +138,14 @@ class Tuner:
         labels = self.memory_labels[found.rows[queries, : weights.shape[1]]]
         scores = neighbor_votes(labels, weights, n_classes=found.logits.shape[1])
         if mix.network:
-            scores = interpolate(
-                scores, found.logits[queries], weight=mix.memory, temperature=mix.temperature or 1
-            )
+            network = softmax(found.logits[queries], temperature=mix.temperature or 1)
+            scores = interpolate(scores, network, weight=mix.memory)
         right: NDArray[np.bool_] = scores.argmax(axis=1) == found.labels[queries]
         return right
 
     def _points(
         self,
-        outcome: Outcome,
+        swept: Swept,
         ks: Sequence[int],
         sigmas: Sequence[float],
         temperatures: Sequence[float],
@@ -167,11 +158,11 @@ class Tuner:
         k, sigma = (values.ravel() for values in np.meshgrid(ks, sigmas, indexing="ij"))
         parts: list[Points] = []
         for m, (temperature, strength) in enumerate(zip(temperatures, strengths, strict=True)):
-            right = outcome.right[m].reshape(len(base_right), -1)
+            right = swept.right[m].reshape(len(base_right), -1)
             tpr, fpr, accuracy = _shares(weights, base_right, right)
             nll = None
-            if outcome.log_probability is not None:
-                logs = outcome.log_probability[m].reshape(len(base_right), -1)
+            if swept.log_probability is not None:
+                logs = swept.log_probability[m].reshape(len(base_right), -1)
                 nll = -(weights[:, None] * logs).sum(axis=0) / total
             parts.append(
                 Points(
@@ -208,27 +199,24 @@ class _Votes:
 
 
 def interpolate(
-    votes: NDArray[np.float32], logits: NDArray[np.float32], *, weight: float, temperature: float
+    votes: NDArray[np.float32], network: NDArray[np.float32], *, weight: float
 ) -> NDArray[np.float32]:
-    """Compute kNN-LM's probabilities, `weight · votes + (1 − weight) · softmax(f/T)`.
+    """Compute kNN-LM's probabilities, `weight · votes + (1 − weight) · network`.
 
     Parameters
     ----------
     votes : (n_queries, C) float32
         Of the neighbours' labels; see `neighbor_votes`.
-    logits : (n_queries, C) float32
-        `f`.
+    network : (n_queries, C) float32
+        `softmax(f/T)`.
     weight : float
         In [0, 1] (Khandelwal et al. 2020, "Generalization through memorization").
-    temperature : float
-        `T`.
 
     Returns
     -------
     (n_queries, C) float32
     """
-    mixed = softmax(logits, temperature=temperature)
-    mixed *= np.float32(1 - weight)
+    mixed = network * np.float32(1 - weight)
     mixed += votes * np.float32(weight)
     return mixed
 

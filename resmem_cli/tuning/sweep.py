@@ -65,7 +65,7 @@ class Searched:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Swept:
     """What a sweep found.
 
     Attributes
@@ -95,7 +95,7 @@ def sweep(
     likelihood: bool = False,
     softmax_temperature: float = 1.0,
     progress: Progress = no_progress,
-) -> Outcome:
+) -> Swept:
     """Try every mix with every k and sigma.
 
     For a block of queries the weights of all sigmas multiply the neighbours' vectors in one product for
@@ -176,7 +176,7 @@ def sweep(
             for_each_block(work, [slice(start, min(start + step, chunk.stop)) for start in starts])
     if unsure:
         _recheck(np.concatenate(unsure, axis=1), right, searched, mixes, ks, sigmas, recheck)
-    return Outcome(right, log_probability)
+    return Swept(right, log_probability)
 
 
 @dataclass(frozen=True)

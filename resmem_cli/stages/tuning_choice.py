@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resmem_cli.calibration import fit_softening, fit_temperature
 from resmem_cli.gate import Gate, select_gate
-from resmem_cli.prediction import predict_from_neighbors
+from resmem_cli.prediction import base_confidence, predict_from_neighbors
+from resmem_cli.residuals import softmax
 from resmem_cli.settings import Softening
 from resmem_cli.tuning.grid import Grid, Objective, Points, refined_grid
 from resmem_cli.tuning.methods import Tuner
@@ -21,22 +22,6 @@ _VOTE_WEIGHTS = tuple(round(0.1 * i, 1) for i in range(1, 10))
 _FITTED_ELEMENTS, _FITTED_QUERIES = 1 << 18, 2048
 _BLOCK_ELEMENTS = 1 << 22
 _SETTINGS = ("k", "sigma", "temperature", "strength")
-
-
-class Choosing(Protocol):
-    """What a choice depends on; a part of `TuneConfig`."""
-
-    @property
-    def objective(self) -> Objective:
-        """What the best point is best in."""
-
-    @property
-    def max_fpr(self) -> float:
-        """The bound on FPR."""
-
-    @property
-    def baselines(self) -> bool:
-        """Whether to tune kNN and kNN-LM too."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +108,25 @@ class Chosen:
         return found
 
 
-def choose_settings(tuner: Tuner, grid: Grid, choosing: Choosing, *, refine: bool) -> Chosen:
-    """Try a grid, and a finer one around its best point, and everything that depends on the choice."""
+def choose_settings(
+    tuner: Tuner, grid: Grid, *, objective: Objective, max_fpr: float, refine: bool, baselines: bool
+) -> Chosen:
+    """Try a grid, and a finer one around its best point, and everything that depends on the choice.
+
+    Parameters
+    ----------
+    tuner : Tuner
+    grid : Grid
+    objective, max_fpr
+        As `TuneConfig` has them.
+    refine : bool
+        Whether to lay the finer grid.
+    baselines : bool
+        Whether to tune kNN and kNN-LM too.
+    """
 
     def best_of(points: Points) -> dict[str, Any]:
-        return points.at(points.best(choosing.objective, max_fpr=choosing.max_fpr))
+        return points.at(points.best(objective, max_fpr=max_fpr))
 
     points = tuner.resmem(grid)
     if refine:
@@ -135,7 +134,7 @@ def choose_settings(tuner: Tuner, grid: Grid, choosing: Choosing, *, refine: boo
         points = points.followed_by(_through(tuner, grid, best_of(points)))
     best = best_of(points)
     knn = knn_lm = None
-    if choosing.baselines:
+    if baselines:
         knn = tuner.knn(grid.k, grid.sigma)
         # Its temperature, which kNN-LM as published has not, is tried around its best point only.
         knn_lm = tuner.knn_lm(grid.k, grid.sigma, (1.0,), _VOTE_WEIGHTS)
@@ -149,11 +148,14 @@ def choose_settings(tuner: Tuner, grid: Grid, choosing: Choosing, *, refine: boo
             finer = refined_grid(around, best_of(knn_lm))
             knn_lm = knn_lm.followed_by(tuner.knn_lm(finer.k, finer.sigma, finer.temperature, finer.strength))
     outcome = _at_best(tuner, best)
-    if tuner.space == ResidualSpace.LOGIT and choosing.objective != Objective.NLL:
+    if tuner.space == ResidualSpace.LOGIT and objective != Objective.NLL:
         # It changes no answer there, so it is fitted, not tried.
         best = {**best, "temperature": outcome.logit_temperature}
-        # The gate will see the confidences at this temperature.
-        outcome = _at_best(tuner, best)
+        # The gate will see the network's confidence at this temperature.
+        logits = tuner.searched.logits
+        for block in row_blocks(len(logits), max(1, _BLOCK_ELEMENTS // logits.shape[1])):
+            probabilities = softmax(logits[block], temperature=best["temperature"])
+            outcome.confidence[block] = base_confidence(probabilities, logits[block].argmax(axis=1))
     base_right = tuner.base_right
     weights = tuner.query_weights
     return Chosen(
