@@ -146,12 +146,41 @@ def test_a_report_shows_its_runs_and_with_what_its_changed_examples(
     assert resmem("export", pipeline.report, "--what", "changed", "-o", tmp_path / "c.csv").status == 0
     changed = read_csv(tmp_path / "c.csv")
     with open_artifact(pipeline.report) as artifact:
-        for i in range(artifact.dimensions["b"]):
-            assert same(runs[f"gain_interval_{i}"], artifact.read("runs/gain_interval")[:, i])
+        for dataset, names in (
+            ("gain_interval", ("gain_low", "gain_high")),
+            ("accuracies", ("base_accuracy", "knn_accuracy", "accuracy")),
+        ):
+            for i, name in enumerate(names):
+                assert same(runs[name], artifact.read(f"runs/{dataset}")[:, i])
         assert same(changed["query"], artifact.read("changed/queries"))
     near = resmem("export", pipeline.report, "--what", "changed/neighbors", "-o", tmp_path / "n.csv")
     assert near.status == 0
     assert list(read_csv(tmp_path / "n.csv"))[:3] == ["example", "rank", "row"]
+
+
+def test_a_report_s_document_is_json(tmp_path: Path, pipeline: Pipeline, resmem: Resmem) -> None:
+    assert resmem("export", pipeline.report, "-o", tmp_path / "report.json").status == 0
+    document = json.loads((tmp_path / "report.json").read_text())
+    [told] = resmem("analyze", pipeline.predictions, "--json").result["runs"]
+    assert document["runs"][0]["accuracy"] == told["accuracy"]
+    assert document["runs"][0]["where"] == told["where"]
+    for path, what in ((pipeline.report, "runs"), (pipeline.predictions, None)):
+        options = [] if what is None else ["--what", what]
+        assert resmem("export", path, *options, "-o", tmp_path / "no.json").status == 2
+        assert not (tmp_path / "no.json").exists()
+
+
+def test_compared_methods_have_their_names(tmp_path: Path, pipeline: Pipeline, resmem: Resmem) -> None:
+    memory = ["--index", pipeline.index, "--residuals", pipeline.residuals, "--compare"]
+    assert resmem("predict", pipeline.test, *memory, "-o", tmp_path / "p.h5").status == 0
+    assert resmem("export", tmp_path / "p.h5", "--what", "compared", "-o", tmp_path / "c.csv").status == 0
+    table = read_csv(tmp_path / "c.csv")
+    with open_artifact(tmp_path / "p.h5") as artifact:
+        names = [method["name"] for method in artifact.parameters["compared"]]
+        predicted = artifact.read("compared/predicted")
+    assert list(table)[:3] == ["query", "method", "method_name"]
+    assert table["method_name"] == names * 80
+    assert same(table["predicted"], predicted.reshape(-1))
 
 
 def test_a_tuning_shows_its_grid(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ from matplotlib.collections import PathCollection, QuadMesh
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
-from resmem_cli.errors import OutputError, UsageError
-from resmem_cli.plots import figures, html_page, save_figures, style, svg_text
+from resmem_cli.errors import UsageError
+from resmem_cli.plots import figure_files, figures, html_page, style, svg_text
 from resmem_cli.plots.comparison import reliability_methods
 from resmem_cli.plots.labels import clean, interval, known, number, percent, points, probability, shorten
 from resmem_cli.plots.tuning import cell_edges, complete_product, line_through_best
@@ -419,22 +419,22 @@ class TestGrids:
 
 
 class TestFiles:
-    def test_each_figure_in_each_format(self, report, tmp_path):
-        paths = save_figures(report, tmp_path / "new" / "folder")
-        assert [path.name for path in paths] == [
+    def test_each_figure_in_each_format(self, drawn):
+        files = dict(figure_files(drawn))
+        assert list(files) == [
             f"{name}.{kind}" for name in RUN_FIGURES + TUNING_FIGURES for kind in ("svg", "png")
         ]
-        assert sorted(os.listdir(tmp_path / "new" / "folder")) == sorted(path.name for path in paths)
-        for path in paths:
-            start = path.read_bytes()[:8]
-            assert start == b"\x89PNG\r\n\x1a\n" if path.suffix == ".png" else start.startswith(b"<?xml")
+        for name, content in files.items():
+            start = content[:8]
+            assert start == b"\x89PNG\r\n\x1a\n" if name.endswith(".png") else start.startswith(b"<?xml")
 
-    def test_the_same_report_gives_the_same_bytes(self, report, tmp_path):
-        first = save_figures(report, tmp_path / "a")
-        second = save_figures(report, tmp_path / "b", formats=("png", "svg"))
-        by_name = {path.name: path.read_bytes() for path in second}
-        assert {path.name: path.read_bytes() for path in first} == by_name
-        assert html_page(report, title="t") == html_page(copy.deepcopy(report), title="t")
+    def test_the_same_report_gives_the_same_bytes(self, report, drawn):
+        again = figures(copy.deepcopy(report))
+        assert dict(figure_files(drawn)) == dict(figure_files(again, formats=("png", "svg")))
+        page = html_page(report, title="t")
+        assert (
+            page == html_page(copy.deepcopy(report), title="t") == html_page(report, title="t", drawn=drawn)
+        )
 
     def test_another_process_gives_the_same_svg(self, drawn):
         script = (
@@ -458,29 +458,9 @@ class TestFiles:
         assert "metadata" not in svg
         assert matplotlib.__version__ not in svg
 
-    def test_a_file_is_replaced_and_others_are_left_alone(self, report, tmp_path):
-        (tmp_path / "methods.svg").write_text("old")
-        (tmp_path / "notes.txt").write_text("mine")
-        save_figures(report, tmp_path, formats=["svg"])
-        assert (tmp_path / "methods.svg").read_text().startswith("<?xml")
-        assert (tmp_path / "notes.txt").read_text() == "mine"
-
-    def test_an_unknown_format_is_refused_before_anything_is_written(self, report, tmp_path):
+    def test_an_unknown_format_is_refused(self, drawn):
         with pytest.raises(UsageError, match="expected svg or png, found pdf"):
-            save_figures(report, tmp_path / "out", formats=("svg", "pdf"))
-        assert not (tmp_path / "out").exists()
-
-    def test_a_file_in_the_folders_place(self, report, tmp_path):
-        (tmp_path / "out").write_text("a file")
-        with pytest.raises(OutputError, match=r"methods\.svg: can't be written"):
-            save_figures(report, tmp_path / "out")
-        assert os.listdir(tmp_path) == ["out"]
-
-    def test_a_folder_in_a_files_place_leaves_no_temporary(self, report, tmp_path):
-        (tmp_path / "methods.svg").mkdir()
-        with pytest.raises(OutputError):
-            save_figures(report, tmp_path)
-        assert os.listdir(tmp_path) == ["methods.svg"]
+            next(figure_files(drawn, formats=("svg", "pdf")))
 
 
 def test_the_users_settings_of_matplotlib_neither_change_figures_nor_are_changed(drawn):
@@ -568,7 +548,7 @@ def hostile():
 
 
 class TestHostileNames:
-    def test_figures_show_names_as_they_are(self, hostile, tmp_path):
+    def test_figures_show_names_as_they_are(self, hostile):
         drawn = figures(hostile)
         axes = drawn["methods"].figure.axes[0]
         labels = labels_of(axes.yaxis)
@@ -576,7 +556,7 @@ class TestHostileNames:
         assert labels[4] == "a" * 25 + "…"
         for drawing in drawn.values():
             assert not any(text.get_parse_math() for text in drawing.figure.findobj(Text))
-        assert len(save_figures(hostile, tmp_path)) == 2 * len(drawn)
+        assert len(dict(figure_files(drawn))) == 2 * len(drawn)
 
     def test_svg_is_well_formed(self, hostile):
         for drawing in figures(hostile).values():

@@ -159,6 +159,22 @@ def test_figures_and_page_hold_the_report(
     assert str(tmp_path) not in json.dumps(document)
     assert resmem("analyze", compared, "--html", compared).status == 2
     assert resmem("analyze", compared, "--html", page, "--no-clobber").status == 74
+    (figures / "methods.svg").write_text("mine")
+    assert resmem("analyze", compared, "--figures", figures, "--no-clobber").status == 74
+    assert (figures / "methods.svg").read_text() == "mine"
+    done = resmem("analyze", compared, "--figures", page)
+    assert (done.status, "not a folder" in done.stderr) == (74, True)
+
+
+def test_the_page_explains_the_queries_asked_for(tmp_path: Path, compared: Path, resmem: Resmem) -> None:
+    page = tmp_path / "page.html"
+    done = resmem("analyze", compared, "--explain", "3", "--html", page, "--json")
+    [told] = done.result["runs"][0]["explained"]
+    text = page.read_text()
+    section = text[text.index("Explained examples") : text.index("Parameters")]
+    assert "Query 3" in section
+    for near in told["neighbors"]:
+        assert f">{near['row']}<" in section
 
 
 def test_places_are_shown(compared: Path, resmem: Resmem) -> None:

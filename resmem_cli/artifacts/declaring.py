@@ -33,6 +33,8 @@ class DatasetSpec:
         The types it may have, little-endian, as numpy writes them; ``S`` is any fixed-length string.
     doc : str
         What it holds.
+    columns : tuple of str
+        What each entry of the second axis is, where that does not depend on the file.
     """
 
     path: str
@@ -41,6 +43,7 @@ class DatasetSpec:
     doc: str
     required: bool = True
     layout: Layout = Layout.SEQUENTIAL
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,16 @@ class Format:
 
 
 def dataset(
-    path: str, dims: str, dtypes: tuple[str, ...], doc: str, *, optional: bool = False, random: bool = False
+    path: str,
+    dims: str,
+    dtypes: tuple[str, ...],
+    doc: str,
+    *,
+    optional: bool = False,
+    random: bool = False,
+    columns: str = "",
 ) -> DatasetSpec:
-    """Declare a dataset; see `DatasetSpec`. `dims` are names with blanks between."""
+    """Declare a dataset; see `DatasetSpec`. `dims` and `columns` are names with blanks between."""
     return DatasetSpec(
         path=path,
         dims=tuple(dims.split()),
@@ -95,6 +105,7 @@ def dataset(
         doc=doc,
         required=not optional,
         layout=Layout.RANDOM if random else Layout.SEQUENTIAL,
+        columns=tuple(columns.split()),
     )
 
 

@@ -7,8 +7,9 @@ import errno
 import fcntl
 import os
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from resmem_cli.errors import OutputError, UsageError
 
@@ -143,6 +144,22 @@ def sweep(folder: Path) -> list[Path]:
     return swept
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for outputs, if it is not there.
+
+    Raises
+    ------
+    OutputError
+        If it can't be made.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError("not a folder", file=folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(folder, error) from error
+
+
 def refuse_input(output: Path, inputs: Iterable[Path]) -> None:
     """Raise `UsageError` if the output is one of the inputs, which it would replace."""
     for path in inputs:
@@ -234,13 +251,13 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_text(target: Path, text: str, *, reads: Iterable[Path] = (), clobber: bool = True) -> None:
-    """Write a text file, UTF-8, whole or not at all.
+@contextlib.contextmanager
+def new_file(target: Path, *, reads: Iterable[Path] = (), clobber: bool = True) -> Iterator[BinaryIO]:
+    """Open what becomes a file that is no artifact: whole when the context is left, or not at all.
 
     Parameters
     ----------
     target : pathlib.Path
-    text : str
     reads : iterable of pathlib.Path
         Inputs, of which `target` must be none.
     clobber : bool
@@ -256,12 +273,13 @@ def write_text(target: Path, text: str, *, reads: Iterable[Path] = (), clobber: 
     refuse_input(target, reads)
     temporary = TemporaryFile(target, clobber=clobber)
     try:
-        temporary.path.write_text(text, encoding="utf-8", errors="replace")
+        with temporary.path.open("r+b") as stream:
+            yield stream
         temporary.sync()
+        temporary.commit()
     except OSError as error:
         temporary.discard()
         raise output_error(target, error) from error
-    except BaseException:
-        temporary.discard()
+    except BaseException as error:
+        temporary.give_up(error)
         raise
-    temporary.commit()

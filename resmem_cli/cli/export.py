@@ -18,7 +18,7 @@ def run(
             "-o",
             "--output",
             metavar="FILE",
-            help="The .npz, .csv or .parquet file to write.",
+            help="The .npz, .csv or .parquet file to write; .json for a report.",
             show_default=False,
             readable=False,
         ),

@@ -1,18 +1,14 @@
-"""All figures of a report, and the files they are written to."""
+"""All figures of a report, and what their files hold."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from resmem_cli.errors import OutputError, UsageError
+from resmem_cli.errors import UsageError
 
-# Imported for what they register, in the order in which their figures appear.
+# Imported for what they register.
 from resmem_cli.plots import comparison, tuning, where  # noqa: F401
 from resmem_cli.plots.registry import RECIPES, Part
 from resmem_cli.plots.style import DPI, drawing, finish
@@ -63,45 +59,29 @@ def svg_text(figure: Figure) -> str:
     return _image(figure, "svg").decode()
 
 
-def save_figures(
-    report: Mapping[str, Any], folder: str | Path, formats: Sequence[str] = ("svg", "png")
-) -> list[Path]:
-    """Write the figures of a report, each in each format, as `<folder>/<name>.<format>`.
-
-    A file is whole or not there: it is written under a temporary name in the folder and then renamed.
-    The folder is made if it is missing. A file of the same name is replaced.
+def figure_files(
+    drawn: Mapping[str, Drawing], formats: Sequence[str] = ("svg", "png")
+) -> Iterator[tuple[str, bytes]]:
+    """Give what to write of figures: the name of each file, such as `methods.svg`, and its content.
 
     Parameters
     ----------
-    report : mapping
-        As for `figures`.
-    folder : path
+    drawn : mapping of str to Drawing
+        From `figures`.
     formats : "svg", "png" or both
         PNG has 200 dots per inch.
-
-    Returns
-    -------
-    list of Path
-        In the order of the figures.
 
     Raises
     ------
     UsageError
         For another format.
-    OutputError
-        If the folder or a file can't be written.
     """
     for kind in formats:
         if kind not in _METADATA:
             raise UsageError("unknown format of figures", expected=" or ".join(_METADATA), found=kind)
-    target = Path(folder)
-    paths = []
-    for name, drawn in figures(report).items():
+    for name, drawing_of_it in drawn.items():
         for kind in formats:
-            path = target / f"{name}.{kind}"
-            _replace(path, _image(drawn.figure, kind))
-            paths.append(path)
-    return paths
+            yield f"{name}.{kind}", _image(drawing_of_it.figure, kind)
 
 
 def _wanted(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Any, Mapping[str, Any]]]:
@@ -125,17 +105,3 @@ def _image(figure: Figure, kind: str) -> bytes:
     with drawing():
         figure.savefig(stream, format=kind, dpi=DPI, metadata=_METADATA[kind])
     return stream.getvalue()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as stream:
-            stream.write(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError(f"can't be written: {error.strerror or error}", file=path) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from typing import Any
 
 MISSING = "–"
 _MINUS = "\N{MINUS SIGN}"
@@ -36,9 +37,9 @@ def shorten(value: object, width: int) -> str:
     return "".join(kept).rstrip() + "…"
 
 
-def known(value: object) -> float:
+def known(value: Any) -> float:
     """Give a number of the report as a float; None becomes NaN."""
-    return math.nan if value is None else float(value)  # type: ignore[arg-type]
+    return math.nan if value is None else float(value)
 
 
 def number(value: object) -> str:

@@ -54,7 +54,7 @@ _GROUPINGS = {
 }
 
 
-def html_page(report: Mapping[str, Any], *, title: str) -> str:
+def html_page(report: Mapping[str, Any], *, title: str, drawn: Mapping[str, Drawing] | None = None) -> str:
     """Write a report as one self-contained HTML page.
 
     Parameters
@@ -63,6 +63,8 @@ def html_page(report: Mapping[str, Any], *, title: str) -> str:
         As for `figures`.
     title : str
         Plain text.
+    drawn : mapping of str to Drawing, optional
+        Its `figures`, if they are drawn already.
 
     Returns
     -------
@@ -70,7 +72,7 @@ def html_page(report: Mapping[str, Any], *, title: str) -> str:
         HTML5 with its style sheet and its figures, as SVG, inside. The same report gives the same text.
         It can hold any Unicode character: write it as UTF-8.
     """
-    body = "\n".join(_body(report, figures(report)))
+    body = "\n".join(_body(report, figures(report) if drawn is None else drawn))
     return _PAGE.substitute(title=escaped(title), sheet=STYLE_SHEET, body=body)
 
 
@@ -123,6 +125,10 @@ def _run(run: Mapping[str, Any], drawn: Mapping[str, Drawing], *, place: int | N
             yield f"<{level}>{kind.capitalize()} examples</{level}>"
             yield _EXAMPLES_NOTE[kind]
             yield from (_example(example, is_open=not nth) for nth, example in enumerate(examples))
+    if explained := run.get("explained"):
+        yield f"<{level}>Explained examples</{level}>"
+        yield "<p>Every neighbour of the queries asked for, those that did most first.</p>"
+        yield from (_example(example, is_open=False) for example in explained)
     yield from _influence(run.get("influence") or {}, level)
     yield f"<{level}>Parameters</{level}>"
     yield facts(_parameters(run))

@@ -15,7 +15,7 @@ from resmem_cli.arrays.class_groups import read_class_groups
 from resmem_cli.artifacts.formats import REPORT, RESIDUALS, TUNING
 from resmem_cli.artifacts.provenance import InputRecord
 from resmem_cli.artifacts.reader import Artifact, open_artifact
-from resmem_cli.artifacts.temporary import refuse_input, resolve_target, write_text
+from resmem_cli.artifacts.temporary import make_folder, new_file, refuse_input, resolve_target
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import DataError, OutputError, UsageError
 from resmem_cli.stages.analysis_data import Columns, read_columns
@@ -127,12 +127,13 @@ def analyze(
     reads = [*(run.path for run in runs), *(Path(path) for path in others if path is not None)]
     figures = None if config.figures is None else Path(config.figures)
     _check_outputs(output, html, figures, reads, clobber=clobber)
-    page = _draw(report, config, runs)
+    files = _draw(report, config, runs, clobber=clobber)
     if output is not None:
         inputs = [*(run.record for run in runs), *(() if tuning is None else (tuning.record,))]
         _write_report(runs, report, output, inputs=inputs, reads=reads, clobber=clobber)
-    if html is not None:
-        write_text(html, page, reads=reads, clobber=clobber)
+    for path, content in files.items():
+        with new_file(path, reads=reads, clobber=clobber) as stream:
+            stream.write(content)
     summary = {name: report[name] for name in ("runs", "aggregate")}
     return StageResult("analyze", output, summary, tuple(notices))
 
@@ -216,22 +217,30 @@ def _check_outputs(
     for path in targets:
         refuse_input(path, reads)
     if figures is not None and figures.exists() and not figures.is_dir():
-        raise OutputError("not a folder", file=figures, remedy="name a folder for the figures")
+        raise OutputError("not a folder", file=figures)
     if len({resolve_target(path, clobber=clobber) for path in targets}) < len(targets):
         raise UsageError("--output and --html are one file", file=html, remedy="name another file")
 
 
-def _draw(report: dict[str, Any], config: AnalyzeConfig, runs: Sequence[Columns]) -> str:
-    """Write the figures, and give the page, where they are asked for."""
+def _draw(
+    report: dict[str, Any], config: AnalyzeConfig, runs: Sequence[Columns], *, clobber: bool
+) -> dict[Path, bytes]:
+    """Make the files of figures and the page, where they are asked for, and refuse those that can't be."""
     if config.figures is None and config.html is None:
-        return ""
-    from resmem_cli.plots import html_page, save_figures  # matplotlib, which most runs need not
+        return {}
+    from resmem_cli.plots import figure_files, figures, html_page  # matplotlib, which most runs need not
 
+    drawn, files = figures(report), {}
     if config.figures is not None:
-        save_figures(report, Path(config.figures))
-    if config.html is None:
-        return ""
-    return html_page(report, title=", ".join(run.path.name for run in runs))
+        folder = Path(config.figures)
+        make_folder(folder)
+        files = {folder / name: content for name, content in figure_files(drawn)}
+        for path in files:
+            resolve_target(path, clobber=clobber)
+    if config.html is not None:
+        page = html_page(report, title=", ".join(run.path.name for run in runs), drawn=drawn)
+        files[Path(config.html)] = page.encode(errors="replace")
+    return files
 
 
 def _write_report(

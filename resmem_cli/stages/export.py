@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,7 +12,7 @@ from resmem_cli.arrays.table_files import CsvWriter, ParquetWriter, TableWriter
 from resmem_cli.artifacts.provenance import canonical_json
 from resmem_cli.artifacts.reader import Artifact, open_artifact
 from resmem_cli.artifacts.tables import Table, tables
-from resmem_cli.artifacts.temporary import TemporaryFile, output_error, refuse_input
+from resmem_cli.artifacts.temporary import new_file
 from resmem_cli.errors import UsageError, naming_file
 from resmem_cli.stages.export_columns import Columns, uses_class_names
 from resmem_cli.stages.streaming import rows_within
@@ -23,6 +22,7 @@ ALL = "all"
 """What a .npz file holds if no table is chosen."""
 
 _ARCHIVE = ".npz"
+_DOCUMENT = ".json"
 _TABLES: dict[str, type[TableWriter]] = {".csv": CsvWriter, ".parquet": ParquetWriter}
 
 
@@ -35,7 +35,7 @@ def export(
     clobber: bool = True,
     progress: Progress = no_progress,
 ) -> StageResult:
-    """Write what an artifact holds as .npz, .csv or .parquet.
+    """Write what an artifact holds as .npz, .csv or .parquet, or a report's document as .json.
 
     A .csv or .parquet file holds one table. Its first column numbers the rows from 0 (`query` for
     predictions). A dataset with two axes is a column for each entry of the second, save where a group's
@@ -75,22 +75,30 @@ def export(
     """
     path, output = Path(path), Path(output)
     suffix = output.suffix.lower()
-    if suffix not in (_ARCHIVE, *_TABLES):
+    if suffix not in (_ARCHIVE, _DOCUMENT, *_TABLES):
         raise UsageError(
-            "can't tell what to write", file=output, expected=".npz, .csv or .parquet", found=suffix or "none"
+            "can't tell what to write",
+            file=output,
+            expected=".npz, .csv or .parquet, or .json for a report",
+            found=suffix or "none",
         )
     if block_rows is not None and block_rows < 1:
         raise UsageError("--block-rows out of range", expected="at least 1", found=block_rows)
-    refuse_input(output, [path])
     with open_artifact(path) as artifact:
         found = _present(artifact)
-        if suffix == _ARCHIVE:
+        table: Table | None
+        if suffix == _DOCUMENT:
+            table = _document(path, found, what)
+            with new_file(output, reads=[path], clobber=clobber) as stream:
+                stream.write(artifact.read("document").tobytes())
+            figures: dict[str, Any] = {"rows": None, "columns": None, "arrays": None}
+        elif suffix == _ARCHIVE:
             table = None if what in (None, ALL) else _choose(path, [*found, ALL], found, what)
-            with _new_file(output, clobber=clobber) as stream:
+            with new_file(output, reads=[path], clobber=clobber) as stream:
                 figures = _write_archive(stream, artifact, table, block_rows, progress)
         else:
             table = _choose(path, list(found), found, what)
-            with _new_file(output, clobber=clobber) as stream, naming_file(output):
+            with new_file(output, reads=[path], clobber=clobber) as stream, naming_file(output):
                 figures = _write_table(stream, _TABLES[suffix], artifact, table, block_rows, progress)
     name = ALL if table is None else table.name
     others = [other for other in found if other != name]
@@ -107,6 +115,16 @@ def _present(artifact: Artifact) -> dict[str, Table]:
     return present
 
 
+def _document(path: Path, found: dict[str, Table], what: str | None) -> Table:
+    if what not in (None, "document"):
+        raise UsageError("a table as .json", file=path, expected="--what document, or none", found=what)
+    if "document" not in found:
+        raise UsageError(
+            "no report, which alone has a document", file=path, remedy="export it as .npz, .csv or .parquet"
+        )
+    return found["document"]
+
+
 def _choose(path: Path, valid: Sequence[str], found: dict[str, Table], what: str | None) -> Table:
     if what is None:
         return next(iter(found.values()))
@@ -120,23 +138,6 @@ def _choose(path: Path, valid: Sequence[str], found: dict[str, Table], what: str
             remedy="only .npz holds all tables" if what == ALL else None,
         )
     return found[what]
-
-
-@contextlib.contextmanager
-def _new_file(output: Path, *, clobber: bool) -> Iterator[BinaryIO]:
-    """Open what becomes the output if nothing fails, and else leaves nothing."""
-    temporary = TemporaryFile(output, clobber=clobber)
-    try:
-        with temporary.path.open("r+b") as stream:
-            yield stream
-        temporary.sync()
-        temporary.commit()
-    except OSError as error:
-        temporary.discard()
-        raise output_error(output, error) from error
-    except BaseException as error:
-        temporary.give_up(error)
-        raise
 
 
 def _write_table(

@@ -63,6 +63,7 @@ class Columns:
         self._unrolled = shape[1] if table.long else 1
         self.n_rows = self.n_first * self._unrolled
         self._class_names = read_class_names(artifact) if uses_class_names(artifact, table) else None
+        self._methods = _methods(artifact, table)
         self._class_axis = class_axis(artifact.header.format)
         self._columns = [*self._index(), *self._data()]
         self.fields = tuple(column.field for column in self._columns)
@@ -90,7 +91,11 @@ class Columns:
         first = Column(Field(names[:1], integer), partial(_count, times=self._unrolled))
         if not self._table.long:
             return [first]
-        return [first, Column(Field(names[1:], integer), partial(_count_again, length=self._unrolled))]
+        columns = [first, Column(Field(names[1:], integer), partial(_count_again, length=self._unrolled))]
+        if self._methods is not None:
+            named = Field(("method_name",), TEXT)
+            columns.append(Column(named, partial(_repeat, values=self._methods)))
+        return columns
 
     def _data(self) -> list[Column]:
         specs = list(self._table.datasets)
@@ -112,6 +117,8 @@ class Columns:
         name = self._table.column(spec)
         if len(shape) == 1:
             return (name,)
+        if shape[1:] == (len(spec.columns),):
+            return spec.columns
         if spec.dims[1:] == (self._class_axis,) and len(self._table.datasets) == 1:
             headers = None if self._class_names is None else tuple(self._class_names.tolist())
             taken = {"", *self._table.index_columns}
@@ -119,6 +126,15 @@ class Columns:
                 return headers
             name = "class"
         return tuple("_".join([name, *map(str, place)]) for place in np.ndindex(*shape[1:]))
+
+
+def _methods(artifact: Artifact, table: Table) -> NDArray[Any] | None:
+    """Name the methods that a table of comparisons has a row for, where the artifact does."""
+    methods = artifact.parameters.get("compared") if table.name == "compared" else None
+    if not isinstance(methods, list) or len(methods) != artifact.dimensions.get("b"):
+        return None
+    names = [method.get("name") if isinstance(method, dict) else None for method in methods]
+    return np.array([str(name) for name in names], TEXT)
 
 
 def uses_class_names(artifact: Artifact, table: Table) -> bool:
@@ -140,6 +156,10 @@ def _count(block: slice, _: Blocks, *, times: int) -> NDArray[Any]:
 
 def _count_again(block: slice, _: Blocks, *, length: int) -> NDArray[Any]:
     return np.tile(np.arange(length, dtype=np.int64), block.stop - block.start)
+
+
+def _repeat(block: slice, _: Blocks, *, values: NDArray[Any]) -> NDArray[Any]:
+    return np.tile(values, block.stop - block.start)
 
 
 def _values(_: slice, blocks: Blocks, *, path: str, flat: bool) -> NDArray[Any]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from resmem_cli.arrays.class_groups import read_class_groups
 from resmem_cli.artifacts.reader import open_artifact
-from resmem_cli.artifacts.temporary import write_text
-from resmem_cli.errors import MissingInputError, OutputError, ResmemError, UsageError
+from resmem_cli.artifacts.temporary import make_folder, new_file
+from resmem_cli.errors import MissingInputError, ResmemError, UsageError
 from resmem_cli.files import require_file
 from resmem_cli.memory_size import DEFAULT_MEMORY
 from resmem_cli.stages.analyze import AnalyzeConfig, analyze
@@ -103,27 +104,32 @@ def run(
         if str(path).startswith("~") or any(character in str(path) for character in NOT_FOR_MAKE):
             raise UsageError("a name that Make can't hold", file=path, remedy="rename it")
     steps = pipeline(train, test, folder, config, progress)
-    digests = _check_inputs(train, test, config)
-    folder_made = _make(folder)
-    known = "" if folder_made else _read(folder / RULES)
+    _check_inputs(train, test, config)
+    make_folder(folder)
+    known = _read(folder / RULES)
     made, skipped, result = [], [], None
     notices: list[str] = []
     fresh: set[Path] = set()
+
+    @cache
+    def current() -> dict[Path, set[str]]:
+        return _digests(train, test, config)
+
     for i, step in enumerate(steps):
-        if not config.force and not fresh & set(step.inputs) and _up_to_date(step, known, digests):
+        if not config.force and not fresh & set(step.inputs) and _up_to_date(step, known, current):
             skipped.append(step.output.name)
             _tell(announce, f"{step.output} is up to date")
             continue
         more = [text for option, path in step.more for text in (option, str(path))]
         _tell(announce, shlex.join(["resmem", *step.command, *more, "-o", str(step.output)]))
         # Should a later step fail, the artifacts of the last run's commands are not those of these rules.
-        write_text(folder / RULES, makefile(steps[:i]))
+        _write_rules(folder, makefile(steps[:i]))
         result = step.do()
         notices += [text for text in result.notices if text not in notices]
         fresh.add(step.output)
         made.append(step.output.name)
     rules = makefile(steps)
-    write_text(folder / RULES, rules)
+    _write_rules(folder, rules)
     if result is None:
         result = analyze([folder / "predictions.h5"], config=_analysis(config, folder))
         notices += result.notices
@@ -252,21 +258,25 @@ def _analysis(config: RunConfig, folder: Path, page: Path | None = None) -> Anal
     return AnalyzeConfig(tuning=folder / "tuning.h5", groups=config.groups, html=page)
 
 
-def _check_inputs(train: Path, test: Path, config: RunConfig) -> dict[Path, set[str]]:
-    """Refuse inputs that a later step would refuse, and give the digests of those of each file."""
+def _check_inputs(train: Path, test: Path, config: RunConfig) -> None:
+    """Refuse inputs that a later step would refuse."""
     if config.sample < 1:
         raise UsageError("--sample out of range", expected="at least 1", found=config.sample)
-    splits = _splits(train, test, config)
-    digests: dict[Path, set[str]] = {train: set(), test: set()}
-    n_classes = 0
-    for path, split in zip((train, test), splits, strict=True):
+    for path, split in zip((train, test), _splits(train, test, config), strict=True):
         with open_embeddings(path, ArraySelection(split=split)) as source:
             source.require_labels()
             n_classes = source.require_logits().shape[1]
             names = None if source.class_names is None else [name.decode() for name in source.class_names]
-            digests[path].add(source.digest)
     if config.groups is not None:
         read_class_groups(Path(config.groups), n_classes, names)
+
+
+def _digests(train: Path, test: Path, config: RunConfig) -> dict[Path, set[str]]:
+    """Give the digests of what is read of each input."""
+    digests: dict[Path, set[str]] = {train: set(), test: set()}
+    for path, split in zip((train, test), _splits(train, test, config), strict=True):
+        with open_embeddings(path, ArraySelection(split=split)) as source:
+            digests[path].add(source.digest)
     return digests
 
 
@@ -276,13 +286,14 @@ def _splits(train: Path, test: Path, config: RunConfig) -> tuple[str | None, str
     return config.train_split, config.test_split
 
 
-def _up_to_date(step: Step, known: str, digests: dict[Path, set[str]]) -> bool:
+def _up_to_date(step: Step, known: str, current: Callable[[], dict[Path, set[str]]]) -> bool:
     """Whether an artifact is whole, no older than its inputs, and made from these by the same command."""
     if step.rule() not in known:
         return False
     try:
         with open_artifact(step.output) as made_file:
             made_from = {record.digest for record in made_file.header.inputs}
+        digests = current()
         for path in step.inputs:
             if path in digests:
                 wanted = digests[path]
@@ -307,17 +318,9 @@ def _require(path: Path) -> None:
     require_file(path)
 
 
-def _make(folder: Path) -> bool:
-    """Make the folder; say whether it is new."""
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        if not folder.is_dir():
-            raise OutputError("not a folder", file=folder) from None
-        return False
-    except OSError as error:
-        raise OutputError(f"can't be made: {error.strerror}", file=folder) from error
-    return True
+def _write_rules(folder: Path, rules: str) -> None:
+    with new_file(folder / RULES) as stream:
+        stream.write(rules.encode(errors="replace"))
 
 
 def _read(path: Path) -> str:
