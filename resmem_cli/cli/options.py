@@ -40,6 +40,15 @@ NoClobber = Annotated[bool, typer.Option("--no-clobber", help="Refuse to replace
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress and no notices on stderr.")]
 
+Recall = Annotated[
+    float | None,
+    typer.Option(
+        metavar="R",
+        help="Approximate kinds: the cheapest search that was measured to reach this recall; by default the "
+        "one the index was tuned to.",
+        show_default=False,
+    ),
+]
 Tuning = Annotated[
     Path | None,
     typer.Option(

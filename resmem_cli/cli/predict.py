@@ -109,15 +109,7 @@ def run(
     block_rows: Annotated[
         int | None, typer.Option(metavar="N", help="Queries at a time; changes nothing in the result.")
     ] = None,
-    recall: Annotated[
-        float | None,
-        typer.Option(
-            metavar="R",
-            help="Approximate kinds: the cheapest search that was measured to reach this recall; by default "
-            "the one the index was tuned to.",
-            show_default=False,
-        ),
-    ] = None,
+    recall: options.Recall = None,
     nprobe: Annotated[
         int | None, typer.Option(metavar="N", help="ivf kinds: lists to visit.", show_default=False)
     ] = None,

@@ -115,10 +115,7 @@ def run(
     baselines: Annotated[
         bool, typer.Option("--baselines/--no-baselines", help="Tune kNN and kNN-LM on the same neighbours.")
     ] = True,
-    recall: Annotated[
-        float | None,
-        typer.Option(metavar="R", help="Approximate kinds: as predict --recall.", show_default=False),
-    ] = None,
+    recall: options.Recall = None,
     memory: options.Memory = options.DEFAULT_MEMORY,
     selection: ArraySelection,
     no_clobber: options.NoClobber = False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,37 +26,33 @@ _READING = (
 )
 
 
-@recipe(
-    "where_distance",
-    part=Part.RUN,
-    title="Gain by distance to the training rows",
-    caption=f"{_READING} Groups from the nearest to the farthest.",
-)
-def draw_where_distance(run: Mapping[str, Any]) -> Figure | None:
-    """Draw the rates by distance."""
-    return _draw_columns(_groups(run, "distance"), "distance to the training rows")
+def _draw_where(run: Mapping[str, Any], *, by: str, label: str) -> Figure | None:
+    return _draw_columns(_groups(run, by), label)
 
 
-@recipe(
-    "where_confidence",
-    part=Part.RUN,
-    title="Gain by the base network's confidence",
-    caption=f"{_READING} Groups from the least to the most confident.",
-)
-def draw_where_confidence(run: Mapping[str, Any]) -> Figure | None:
-    """Draw the rates by the base network's confidence."""
-    return _draw_columns(_groups(run, "confidence"), "confidence of the base network")
-
-
-@recipe(
-    "where_frequency",
-    part=Part.RUN,
-    title="Gain by how often the class occurs in training",
-    caption=f"{_READING} Groups from rare to frequent classes.",
-)
-def draw_where_frequency(run: Mapping[str, Any]) -> Figure | None:
-    """Draw the rates by the frequency of the true class among the training rows."""
-    return _draw_columns(_groups(run, "frequency"), "training rows of the class")
+for _by, _title, _order, _label in (
+    (
+        "distance",
+        "Gain by distance to the training rows",
+        "from the nearest to the farthest",
+        "distance to the training rows",
+    ),
+    (
+        "confidence",
+        "Gain by the base network's confidence",
+        "from the least to the most confident",
+        "confidence of the base network",
+    ),
+    (
+        "frequency",
+        "Gain by how often the class occurs in training",
+        "from rare to frequent classes",
+        "training rows of the class",
+    ),
+):
+    recipe(f"where_{_by}", part=Part.RUN, title=_title, caption=f"{_READING} Groups {_order}.")(
+        partial(_draw_where, by=_by, label=_label)
+    )
 
 
 @recipe(

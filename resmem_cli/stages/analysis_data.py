@@ -56,7 +56,7 @@ class Neighborhoods:
 
 
 @dataclass(frozen=True)
-class Columns:
+class RunColumns:
     """One predictions artifact, read.
 
     Attributes
@@ -118,13 +118,13 @@ class Columns:
         return str(self.class_names[label].decode("utf-8", errors="replace"))
 
 
-def read_columns(
+def read_run(
     path: Path,
     *,
     tuned_rows: NDArray[np.int64] | None = None,
     all_tuned_on: bool = False,
     explain: tuple[int, ...] = (),
-) -> Columns:
+) -> RunColumns:
     """Read a predictions artifact.
 
     Parameters
@@ -166,7 +166,7 @@ def read_columns(
         labels, base, predicted, knn = (whole[name][kept] for name in names)
         changed = kept[np.concatenate(changed_examples(labels, base, predicted))]
         confidence = file.read_optional("base_confidence")
-        return Columns(
+        return RunColumns(
             path=path,
             parameters={**file.parameters, **{name: file.number(name) for name in _NUMBERS}},
             record=InputRecord("predictions", path.name, PREDICTIONS.name, file.header.content_digest),

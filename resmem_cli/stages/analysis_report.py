@@ -20,7 +20,7 @@ from resmem_cli.analysis import (
 )
 from resmem_cli.metrics import compare
 from resmem_cli.quality import bootstrap_interval, mean_and_std, summarize
-from resmem_cli.stages.analysis_data import Columns, Neighborhoods
+from resmem_cli.stages.analysis_data import Neighborhoods, RunColumns
 
 HEAVIEST = 3
 """How many neighbours are told of each changed example."""
@@ -34,7 +34,7 @@ _QUALITIES = ("accuracy", "top5_accuracy", "nll", "brier", "ece")
 
 
 def report_run(
-    run: Columns,
+    run: RunColumns,
     *,
     n_examples: int,
     groups: NDArray[np.int32] | None = None,
@@ -44,7 +44,7 @@ def report_run(
 
     Parameters
     ----------
-    run : Columns
+    run : RunColumns
     n_examples : int
         How many corrected and how many broken examples to tell.
     groups : (C,) int32, optional
@@ -97,7 +97,7 @@ def aggregate(runs: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     return averaged
 
 
-def _methods(run: Columns) -> list[dict[str, Any]]:
+def _methods(run: RunColumns) -> list[dict[str, Any]]:
     """Tell how good every method of `predict --compare` is, and what it gains on the network."""
     told = []
     base_right = run.base_predicted == run.labels
@@ -124,7 +124,7 @@ def _methods(run: Columns) -> list[dict[str, Any]]:
     return told
 
 
-def _where(run: Columns) -> dict[str, list[dict[str, Any]]]:
+def _where(run: RunColumns) -> dict[str, list[dict[str, Any]]]:
     columns = (run.labels, run.base_predicted, run.predicted)
     names = None if run.class_names is None else [run.name(i) for i in range(len(run.class_names))]
     found: dict[str, list[Group]] = {
@@ -144,12 +144,12 @@ def _renamed(group: dict[str, Any]) -> dict[str, Any]:
     return {"group": group.pop("name"), **group}
 
 
-def _coarse(run: Columns, groups: NDArray[np.int32]) -> dict[str, Any]:
+def _coarse(run: RunColumns, groups: NDArray[np.int32]) -> dict[str, Any]:
     found = asdict(coarse_to_fine(run.labels, run.base_predicted, run.predicted, groups))
     return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
 
-def _influence(run: Columns, n_corrected: int, ids: NDArray[Any] | None) -> dict[str, Any]:
+def _influence(run: RunColumns, n_corrected: int, ids: NDArray[Any] | None) -> dict[str, Any]:
     """Tell the memory rows that did most in corrected, and in broken queries."""
     changed = run.changed
     if not len(changed.queries) or np.isnan(changed.contributions).any():
@@ -176,7 +176,7 @@ def _influence(run: Columns, n_corrected: int, ids: NDArray[Any] | None) -> dict
 
 
 def _example(
-    run: Columns,
+    run: RunColumns,
     near: Neighborhoods,
     i: int,
     ids: NDArray[Any] | None,

@@ -18,7 +18,7 @@ from resmem_cli.artifacts.reader import Artifact, open_artifact
 from resmem_cli.artifacts.temporary import make_folder, new_file, refuse_input, resolve_target
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import DataError, OutputError, UsageError
-from resmem_cli.stages.analysis_data import Columns, read_columns
+from resmem_cli.stages.analysis_data import RunColumns, read_run
 from resmem_cli.stages.analysis_report import HEAVIEST, aggregate, report_run
 from resmem_cli.stages.tuning_file import read_tuning
 from resmem_cli.types import ResidualSpace, StageResult
@@ -100,7 +100,7 @@ def analyze(
     runs, told = [], []
     for path in map(Path, predictions):
         same = tuning is not None and _same_queries(path, tuning.data)
-        run = read_columns(
+        run = read_run(
             path,
             tuned_rows=tuning.rows if tuning is not None and same else None,
             all_tuned_on=same and tuning is not None and tuning.rows is None,
@@ -144,7 +144,7 @@ def _same_queries(path: Path, data: Any) -> bool:
         return any(record.role == "queries" and record.digest == digest for record in file.header.inputs)
 
 
-def _groups(config: AnalyzeConfig, run: Columns) -> NDArray[np.int32] | None:
+def _groups(config: AnalyzeConfig, run: RunColumns) -> NDArray[np.int32] | None:
     if config.groups is None:
         return None
     n_classes = int(run.parameters["n_classes"])
@@ -153,7 +153,7 @@ def _groups(config: AnalyzeConfig, run: Columns) -> NDArray[np.int32] | None:
     return groups
 
 
-def _memory_ids(config: AnalyzeConfig, run: Columns) -> NDArray[Any] | None:
+def _memory_ids(config: AnalyzeConfig, run: RunColumns) -> NDArray[Any] | None:
     if config.residuals is None:
         return None
     with open_artifact(config.residuals, RESIDUALS) as file:
@@ -168,7 +168,7 @@ def _memory_ids(config: AnalyzeConfig, run: Columns) -> NDArray[Any] | None:
         return file.read_optional("ids")
 
 
-def _notices(run: Columns) -> list[str]:
+def _notices(run: RunColumns) -> list[str]:
     if run.all_tuned_on:
         return [
             f"{run.path}: the settings were tuned on these same queries, so the gain is optimistic; report "
@@ -223,7 +223,7 @@ def _check_outputs(
 
 
 def _draw(
-    report: dict[str, Any], config: AnalyzeConfig, runs: Sequence[Columns], *, clobber: bool
+    report: dict[str, Any], config: AnalyzeConfig, runs: Sequence[RunColumns], *, clobber: bool
 ) -> dict[Path, bytes]:
     """Make the files of figures and the page, where they are asked for, and refuse those that can't be."""
     if config.figures is None and config.html is None:
@@ -244,7 +244,7 @@ def _draw(
 
 
 def _write_report(
-    runs: Sequence[Columns],
+    runs: Sequence[RunColumns],
     report: dict[str, Any],
     output: Path,
     *,
@@ -304,7 +304,7 @@ def _without_folders(report: dict[str, Any]) -> dict[str, Any]:
     return {"runs": runs, "aggregate": report["aggregate"], "tuning": tuning, "notices": notices}
 
 
-def _write_changed(writer: ArtifactWriter, runs: Sequence[Columns]) -> None:
+def _write_changed(writer: ArtifactWriter, runs: Sequence[RunColumns]) -> None:
     changed = [run.changed for run in runs]
     counts = [len(near.queries) for near in changed]
     if not sum(counts):
