@@ -401,7 +401,7 @@ def test_exported_arrays_and_their_artifacts_are_tuned_alike(
     one, other = grid_of(tmp_path / "arrays.h5"), grid_of(tmp_path / "test.h5")
     for name, values in one.items():
         assert np.array_equal(values, other[name])
-    digests = [parameters_of(tmp_path / name)["data"]["digest"] for name in ("arrays.h5", "test.h5")]
+    digests = [parameters_of(tmp_path / name)["data"]["embeddings_digest"] for name in ("arrays.h5", "test.h5")]
     assert digests[0] == digests[1]
 
 

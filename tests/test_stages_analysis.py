@@ -47,6 +47,28 @@ def test_the_queries_tuned_on_are_left_out_of_every_number(compared: Path, resme
             assert method[name] == getattr(quality, name)
 
 
+def test_queries_tuned_on_are_known_under_other_names_and_labels(
+    tmp_path: Path, pipeline: Pipeline, resmem: Resmem
+) -> None:
+    with open_artifact(pipeline.test) as file:
+        arrays = {name: file.read(name) for name in ("embeddings", "logits", "labels")}
+    arrays["labels"] = arrays["labels"][::-1]
+    np.savez(tmp_path / "renamed.npz", class_names=np.array(list("abcde")), ids=np.arange(80) + 7, **arrays)
+    with open_artifact(pipeline.train) as file:
+        memory = {name: file.read(name) for name in ("embeddings", "logits", "labels")}
+    np.savez(tmp_path / "memory.npz", **memory)
+    index, residuals, output = (tmp_path / f"{name}.h5" for name in ("index", "residuals", "p"))
+    assert resmem("index", tmp_path / "memory.npz", "-o", index).status == 0
+    assert resmem("residualize", tmp_path / "memory.npz", "-o", residuals).status == 0
+    options = ["--index", index, "--residuals", residuals, "-k", "5", "-o", output]
+    assert resmem("predict", tmp_path / "renamed.npz", *options, "--tuning", pipeline.tuning).status == 0
+    assert resmem("analyze", output, "--json").result["runs"][0]["n"] == 40
+    assert resmem("predict", tmp_path / "renamed.npz", *options).status == 0
+    assert resmem("analyze", output, "--json").result["runs"][0]["n"] == 80
+    done = resmem("analyze", output, "--tuning", pipeline.tuning, "--json")
+    assert done.result["runs"][0]["n"] == 40
+
+
 def test_without_baselines_a_comparison_is_refused(pipeline: Pipeline, resmem: Resmem) -> None:
     done = resmem("analyze", pipeline.predictions, "--compare")
     assert done.status == 65

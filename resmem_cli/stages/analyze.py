@@ -140,8 +140,8 @@ def analyze(
 
 def _same_queries(path: Path, data: Any) -> bool:
     with open_artifact(path) as file:
-        digest = data.get("digest") if data.get("kind") == "queries" else None
-        return any(record.role == "queries" and record.digest == digest for record in file.header.inputs)
+        digest = data.get("embeddings_digest") if data.get("kind") == "queries" else None
+        return digest is not None and file.parameters.get("queries_digest") == digest
 
 
 def _groups(config: AnalyzeConfig, run: RunColumns) -> NDArray[np.int32] | None:

@@ -139,6 +139,7 @@ def predict(
             artifact_record("residuals", memory_file),
             *(() if tuning is None else (tuning.record,)),
         )
+        writer.set_parameters(queries_digest=source.embeddings_digest)
         notices += own_rows_notices(index_file, source)
         if tuning is not None and (marks := tuning.tuned_on(source)) is not None:
             writer.write("tuned_on", marks)

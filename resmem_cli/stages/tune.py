@@ -140,7 +140,8 @@ def tune(
         data = {
             "kind": "leave-one-out" if config.leave_one_out else "queries",
             "file": chosen_on.path.name,
-            "digest": chosen_on.digest,
+            # Of the embeddings alone: with other names or labels they are the same queries.
+            "embeddings_digest": chosen_on.embeddings_digest,
             "rows": len(tuning.found.searched),
             "of": n_rows,
             "seed": config.seed if rows is not None else None,

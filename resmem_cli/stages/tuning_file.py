@@ -40,7 +40,7 @@ class TuningChoice:
     space : ResidualSpace
     top : int or None
     data : mapping
-        Which rows of what it was tuned on: `kind`, `file`, `digest`, `rows`, `of`.
+        Which rows of what it was tuned on: `kind`, `file`, `embeddings_digest`, `rows`, `of`.
     rows : (t,) int64 or None
         Rows tuned on, where not all were.
     embeddings_digest : str
@@ -71,7 +71,10 @@ class TuningChoice:
         DataError
             If rows are named that the source has not.
         """
-        if self.data.get("kind") != "queries" or self.data.get("digest") != source.digest:
+        if (
+            self.data.get("kind") != "queries"
+            or self.data.get("embeddings_digest") != source.embeddings_digest
+        ):
             return None
         marks = np.ones(source.n, np.uint8)
         if self.rows is not None:
