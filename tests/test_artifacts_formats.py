@@ -102,7 +102,8 @@ def python(code, *arguments, **environment):
 def test_formats_are_found_by_the_name_written_in_the_file():
     assert {name: fmt.name for name, fmt in FORMATS.items()} == {name: name for name in FORMATS}
     assert set(FORMATS) == {
-        f"resmem.{kind}" for kind in ("embeddings", "residuals", "index", "predictions", "tuning", "report")
+        f"resmem.{kind}"
+        for kind in ("embeddings", "residuals", "index", "predictions", "tuning", "report", "study")
     }
 
 
@@ -152,6 +153,7 @@ def test_alternatives_are_declared_optional_and_differ(fmt):
 def test_each_format_has_the_version_it_had_when_it_last_changed():
     assert {fmt.name.removeprefix("resmem."): fmt.version for fmt in ALL_FORMATS} == {
         "embeddings": 2, "residuals": 3, "index": 2, "predictions": 3, "tuning": 1, "report": 2,
+        "study": 1,
     }  # fmt: skip
 
 

@@ -38,6 +38,7 @@ HEIGHTS = {
     "logit_space": 1,
     "residuals": 1,
     "memory_size": 1,
+    "results": 2,
     "rows": 1,
     "scratch": 1,
     "weights": 1,

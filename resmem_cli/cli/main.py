@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from resmem_cli.cli.failures import run_and_exit
+from resmem_cli.cli.lazy import SETTINGS, lazy_group
 from resmem_cli.version import __version__
 
 # In the order of `resmem --help`; each has its module, which only its own use imports.
@@ -26,32 +25,14 @@ _COMMANDS = {
     "info": "info",
     "verify": "verify",
 }
-_SETTINGS = {"help_option_names": ["-h", "--help"]}
-
-
-class _Commands(TyperGroup):
-    """The subcommands, each made when it is asked for."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in _COMMANDS:
-            return None
-        module = importlib.import_module(f"resmem_cli.cli.{_COMMANDS[cmd_name]}")
-        own = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-        own.command(cmd_name, context_settings=_SETTINGS)(module.run)
-        return typer.main.get_command(own)
-
-
 # Plain help: rich's panels would double the time of --help.
 app = typer.Typer(
     name="resmem",
-    cls=_Commands,
+    cls=lazy_group(_COMMANDS),
     invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings=_SETTINGS,
+    context_settings=SETTINGS,
 )
 
 

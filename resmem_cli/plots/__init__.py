@@ -1,6 +1,6 @@
-"""Figures and the HTML page of a report of `analyze`; the only user of matplotlib."""
+"""Figures of reports and studies, and a report's HTML page; the only user of matplotlib."""
 
-from resmem_cli.plots.gallery import Drawing, figure_files, figures, svg_text
+from resmem_cli.plots.gallery import Drawing, figure_files, figures, study_figures, svg_text
 from resmem_cli.plots.page import html_page
 
-__all__ = ["Drawing", "figure_files", "figures", "html_page", "svg_text"]
+__all__ = ["Drawing", "figure_files", "figures", "html_page", "study_figures", "svg_text"]

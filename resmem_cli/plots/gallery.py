@@ -54,6 +54,31 @@ def figures(report: Mapping[str, Any]) -> dict[str, Drawing]:
     return drawn
 
 
+def study_figures(study: str, document: Mapping[str, Any]) -> dict[str, Drawing]:
+    """Draw the figures of a study: one of `theory`, or of a subcommand of `reproduce`.
+
+    Parameters
+    ----------
+    study : str
+        Its name, as figures are registered with it.
+    document : mapping
+        `tables` by name, as `ResultTable.document` gives them, and what the study adds for its figures.
+
+    Returns
+    -------
+    dict of (title, caption, Figure)
+        By name.
+    """
+    drawn: dict[str, Drawing] = {}
+    with drawing():
+        for one in RECIPES.values():
+            if one.part is Part.STUDY and one.study == study:
+                figure = one.draw(document)
+                if figure is not None:
+                    drawn[one.name] = Drawing(one.title, one.caption, finish(figure))
+    return drawn
+
+
 def svg_text(figure: Figure) -> str:
     """Write a figure as SVG text: fonts by name, no date, the same text every time."""
     return _image(figure, "svg").decode()

@@ -19,6 +19,8 @@ class Part(StrEnum):
     REPORT = "report"
     RUN = "run"
     TUNING = "tuning"
+    STUDY = "study"
+    """Of `theory` or `reproduce`; each of its figures belongs to one study."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Recipe:
         What `draw` is given.
     draw : callable
         Gives the figure, or None if the part lacks the numbers for it.
+    study : str
+        Which study it belongs to, such as `theory`; empty for other parts.
     """
 
     name: str
@@ -42,16 +46,17 @@ class Recipe:
     caption: str
     part: Part
     draw: Draw
+    study: str = ""
 
 
 RECIPES: dict[str, Recipe] = {}
 
 
-def recipe(name: str, *, part: Part, title: str, caption: str) -> Callable[[Draw], Draw]:
+def recipe(name: str, *, part: Part, title: str, caption: str, study: str = "") -> Callable[[Draw], Draw]:
     """Register a drawing function; figures appear in the order in which they are registered."""
 
     def register(draw: Draw) -> Draw:
-        RECIPES[name] = Recipe(name, title, caption, part, draw)
+        RECIPES[name] = Recipe(name, title, caption, part, draw, study)
         return draw
 
     return register

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resmem_cli.arrays.class_groups import read_class_groups
-from resmem_cli.artifacts.formats import REPORT, RESIDUALS, TUNING
+from resmem_cli.artifacts.formats import RESIDUALS
 from resmem_cli.artifacts.provenance import InputRecord
 from resmem_cli.artifacts.reader import Artifact, open_artifact
+from resmem_cli.artifacts.result_formats import REPORT, TUNING
 from resmem_cli.artifacts.temporary import make_folder, new_file, refuse_input, resolve_target
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import DataError, OutputError, UsageError

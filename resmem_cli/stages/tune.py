@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resmem_cli.arrays.class_weights import read_class_weights
-from resmem_cli.artifacts.formats import INDEX, TUNING
+from resmem_cli.artifacts.formats import INDEX
 from resmem_cli.artifacts.reader import open_artifact
+from resmem_cli.artifacts.result_formats import TUNING
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import naming_file
 from resmem_cli.memory_size import memory_budget

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resmem_cli.artifacts.formats import TUNING
 from resmem_cli.artifacts.provenance import InputRecord
 from resmem_cli.artifacts.reader import Artifact, open_artifact
+from resmem_cli.artifacts.result_formats import TUNING
 from resmem_cli.artifacts.rows import DAMAGED
 from resmem_cli.errors import DataError
 from resmem_cli.gate import Gate

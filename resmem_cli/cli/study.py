@@ -1,0 +1,42 @@
+"""What `theory` and the subcommands of `reproduce` share: their files, and how their tables are shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resmem_cli.cli import console
+from resmem_cli.results import ResultTable
+from resmem_cli.types import StageResult
+
+Markdown = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Write the tables as Markdown too.", show_default=False, readable=False
+    ),
+]
+Figures = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="Draw the figures, as SVG and PNG.", show_default=False, readable=False
+    ),
+]
+
+
+def show_study(result: StageResult, *, as_json: bool, quiet: bool) -> None:
+    """Write the tables of a study with their titles and notes, then its other figures."""
+    for text in result.notices:
+        console.notice(text, quiet=quiet)
+    if as_json:
+        console.emit_json(result)
+        return
+    for document in result.summary["tables"]:
+        table = ResultTable.from_document(document)
+        console.emit(f"{table.title}\n\n")
+        console.emit_table(table.headings, table.texts())
+        console.emit("".join(f"\n{note}\n" for note in table.notes) + "\n")
+    rest = {name: value for name, value in result.summary.items() if name not in ("tables", "figures")}
+    drawn = ", ".join(result.summary["figures"]) or None
+    console.emit_fields({"output": result.output, **rest, "figures": drawn})
