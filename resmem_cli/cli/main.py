@@ -22,6 +22,8 @@ _COMMANDS = {
     "update": "update",
     "analyze": "analyze",
     "export": "export",
+    "reproduce": "reproduce",
+    "theory": "theory",
     "info": "info",
     "verify": "verify",
 }

@@ -13,11 +13,57 @@ from resmem_cli.errors import DataError
 _SETTINGS = "settings.json"
 
 
-class RunFolder:
+class MadeFiles:
+    """A folder whose files are made once.
+
+    Every file is written whole or not at all, so a file that is there needs not be made again.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Made if need be.
+    announce : callable, optional
+        Is told what is made, as it begins.
+
+    Raises
+    ------
+    OutputError
+        If it can't be made.
+    """
+
+    def __init__(self, path: Path, announce: Callable[[str], None] | None = None) -> None:
+        self.path = path
+        self._announce = announce
+        make_folder(path)
+
+    def make(self, name: str, do: Callable[[Path], object]) -> Path:
+        """Give the path of a file; if it is not there, `do` makes it, whole or not at all."""
+        path = self.path / name
+        if not path.exists():
+            if self._announce is not None:
+                self._announce(str(path))
+            do(path)
+        return path
+
+    def json(self, name: str, compute: Callable[[], Any]) -> Any:
+        """Give JSON values: those of a file, or computed and written.
+
+        Raises
+        ------
+        DataError
+            If the file is not JSON.
+        """
+        return read_json(self.make(name, lambda path: write_json(path, compute())))
+
+    def has(self, name: str) -> bool:
+        """Tell whether a file was made."""
+        return (self.path / name).exists()
+
+
+class RunFolder(MadeFiles):
     """One run's folder: what it was started with, and what has been made.
 
-    Every file is written whole or not at all, so a file that is there was made by these settings, and is
-    not made again. `settings.json` tells them.
+    `settings.json` tells the settings, so a file that is there was made by them.
 
     Parameters
     ----------
@@ -39,34 +85,9 @@ class RunFolder:
     def __init__(
         self, path: Path, settings: Mapping[str, Any], announce: Callable[[str], None] | None = None
     ) -> None:
-        self.path = path
+        super().__init__(path, announce)
         self.settings = json.loads(json.dumps(settings))
-        self._announce = announce
-        make_folder(path)
         self._check_settings(path / _SETTINGS)
-
-    def make(self, name: str, do: Callable[[Path], object]) -> Path:
-        """Give the path of a file of the run; if it is not there, `do` makes it, whole or not at all."""
-        path = self.path / name
-        if not path.exists():
-            if self._announce is not None:
-                self._announce(str(path))
-            do(path)
-        return path
-
-    def json(self, name: str, compute: Callable[[], Any]) -> Any:
-        """Give JSON values of the run: those of its file, or computed and written.
-
-        Raises
-        ------
-        DataError
-            If the file is not JSON.
-        """
-        return read_json(self.make(name, lambda path: write_json(path, compute())))
-
-    def has(self, name: str) -> bool:
-        """Tell whether a file was made."""
-        return (self.path / name).exists()
 
     def _check_settings(self, path: Path) -> None:
         if not path.exists():

@@ -1,0 +1,34 @@
+"""`resmem reproduce`: the paper's results beside ours, a command for each kind of data."""
+
+from __future__ import annotations
+
+import typer
+
+from resmem_cli.cli.lazy import SETTINGS, lazy_group
+
+# In the order of the help; each has its module, which only its own use imports.
+_COMMANDS: dict[str, str] = {
+    "imagenet": "reproduce_imagenet",
+}
+
+app = typer.Typer(
+    name="reproduce",
+    cls=lazy_group(_COMMANDS),
+    invoke_without_command=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings=SETTINGS,
+)
+
+
+@app.callback()
+def _reproduce(context: typer.Context) -> None:
+    """Set the paper's results beside ours, from the data to the tables and figures.
+
+    Networks are trained and memories are made by the tool's own stages. Every run is a folder whose files
+    are its state: the same command goes on where it was stopped, and repeats nothing.
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
