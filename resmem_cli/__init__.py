@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from resmem_cli.stages.residualize import ResidualizeConfig, residualize
     from resmem_cli.stages.searching import SearchConfig
     from resmem_cli.stages.sources import open_embeddings
+    from resmem_cli.stages.theory import TheoryConfig, theory
     from resmem_cli.stages.tune import tune
     from resmem_cli.stages.tune_config import TuneConfig
     from resmem_cli.stages.update import UpdateConfig, update
@@ -92,6 +93,7 @@ _HOMES = {
     "Softening": "settings",
     "StageResult": "types",
     "StorageType": "types",
+    "TheoryConfig": "stages.theory",
     "TopLogits": "residuals",
     "TopMemory": "memory",
     "TopResiduals": "residuals",
@@ -122,6 +124,7 @@ _HOMES = {
     "residualize": "stages.residualize",
     "softmax": "residuals",
     "summarize": "quality",
+    "theory": "stages.theory",
     "to_probabilities": "calibration",
     "tune": "stages.tune",
     "update": "stages.update",
@@ -158,6 +161,7 @@ __all__ = [
     "Softening",
     "StageResult",
     "StorageType",
+    "TheoryConfig",
     "TopLogits",
     "TopMemory",
     "TopResiduals",
@@ -189,6 +193,7 @@ __all__ = [
     "residualize",
     "softmax",
     "summarize",
+    "theory",
     "to_probabilities",
     "tune",
     "update",

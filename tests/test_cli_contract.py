@@ -36,6 +36,7 @@ COMMANDS = (
     "analyze",
     "export",
     "reproduce",
+    "theory",
     "info",
     "verify",
 )
@@ -324,8 +325,8 @@ def test_no_arguments_show_the_help_as_an_error(resmem: Resmem) -> None:
     assert "Commands:" in done.stderr.splitlines()
 
 
-# A group, which then shows its help.
-WITHOUT_ARGUMENTS = {"reproduce"}
+# A group, which then shows its help, and a command that reads nothing.
+WITHOUT_ARGUMENTS = {"reproduce", "theory"}
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - WITHOUT_ARGUMENTS))

@@ -22,6 +22,7 @@ HEIGHTS = {
     "plots": 5,
     "residual_memory": 5,
     "tuning": 5,
+    "linear_regression": 4,
     "prediction": 4,
     "arrays": 4,
     "artifacts": 3,
