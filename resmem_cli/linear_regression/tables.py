@@ -220,7 +220,8 @@ def _steeper_bounds(rows: Sequence[tuple[Cell, ...]]) -> Iterator[str]:
 
 def _halves(n: NDArray[np.int64]) -> list[slice]:
     """Cut the numbers of points in two, with the middle one in both."""
-    return [slice(0, len(n) // 2 + 1), slice((len(n) - 1) // 2, None)]
+    middle = (len(n) - 1) // 2
+    return [slice(0, middle + 1), slice(middle, None)]
 
 
 def _ratios(one: Measured) -> Floats:

@@ -97,6 +97,9 @@ def draw_terms(document: Mapping[str, Any]) -> Figure | None:
             scaled = bound[positive] * value / bound[middle]
             axes.plot(n[positive], scaled, "--", color=color, linewidth=1, label=label)
             axes.plot(n, limit, ":", color=color, linewidth=1.4, label=f"{name}, limit")
+    # Both terms may be 0 everywhere, as with d = 1 and L = 1.
+    if not any(axes.lines for axes, _, _ in panels):
+        return None
     return _label(figure, panels, "term of the risk", columns=2)
 
 
@@ -203,7 +206,9 @@ def _label(figure: Figure, panels: Sequence[Panel], value: str, *, columns: int)
         axes.set_title(f"d = {d}, L = {norm_bound:.4g}", fontsize=8.5)
     figure.supxlabel("training points n", fontsize=9.5)
     figure.supylabel(value, fontsize=9.5)
-    style.legend_above(figure, panels[0][0], columns=columns)
+    # A term that is 0 in one panel may not be in another.
+    most = max((axes for axes, _, _ in panels), key=lambda axes: len(axes.lines))
+    style.legend_above(figure, most, columns=columns)
     return figure
 
 
@@ -228,7 +233,8 @@ def power_of_ten(value: float) -> str:
 
 def _plot(axes: Axes, rows: Sequence[Row], name: str, **looks: Any) -> None:
     """Draw a column's means against n; what is 0 but for rounding has no place on a logarithmic axis."""
-    axes.plot(*_two(_positive(rows, name)), marker="o", markersize=2.5, linewidth=1.2, **looks)
+    if positive := list(_positive(rows, name)):
+        axes.plot(*_two(positive), marker="o", markersize=2.5, linewidth=1.2, **looks)
 
 
 def _positive(rows: Sequence[Row], name: str) -> Iterator[tuple[float, float]]:
