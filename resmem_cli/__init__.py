@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from resmem_cli.stages.info import info
     from resmem_cli.stages.predict import predict
     from resmem_cli.stages.predict_config import PredictConfig
+    from resmem_cli.stages.reproduce.imagenet import ImagenetConfig, reproduce_imagenet
+    from resmem_cli.stages.reproduce.imagenet_size import ImagenetSizeConfig, imagenet_size
     from resmem_cli.stages.residualize import ResidualizeConfig, residualize
     from resmem_cli.stages.searching import SearchConfig
     from resmem_cli.stages.sources import open_embeddings
@@ -74,6 +76,8 @@ _HOMES = {
     "Gain": "metrics",
     "ImageConfig": "stages.embedding.config",
     "ImageLayout": "types",
+    "ImagenetConfig": "stages.reproduce.imagenet",
+    "ImagenetSizeConfig": "stages.reproduce.imagenet_size",
     "ImportConfig": "stages.import_arrays",
     "IndexConfig": "stages.index",
     "LanguageConfig": "stages.embedding.config",
@@ -109,6 +113,7 @@ _HOMES = {
     "export": "stages.export",
     "fit_softening": "calibration",
     "fit_temperature": "calibration",
+    "imagenet_size": "stages.reproduce.imagenet_size",
     "import_arrays": "stages.import_arrays",
     "index": "stages.index",
     "index_kinds": "indexes.base",
@@ -121,6 +126,7 @@ _HOMES = {
     "outcomes": "quality",
     "predict": "stages.predict",
     "predict_from_neighbors": "prediction",
+    "reproduce_imagenet": "stages.reproduce.imagenet",
     "residualize": "stages.residualize",
     "softmax": "residuals",
     "summarize": "quality",
@@ -142,6 +148,8 @@ __all__ = [
     "Gain",
     "ImageConfig",
     "ImageLayout",
+    "ImagenetConfig",
+    "ImagenetSizeConfig",
     "ImportConfig",
     "IndexConfig",
     "LanguageConfig",
@@ -178,6 +186,7 @@ __all__ = [
     "export",
     "fit_softening",
     "fit_temperature",
+    "imagenet_size",
     "import_arrays",
     "index",
     "index_kinds",
@@ -190,6 +199,7 @@ __all__ = [
     "outcomes",
     "predict",
     "predict_from_neighbors",
+    "reproduce_imagenet",
     "residualize",
     "softmax",
     "summarize",
