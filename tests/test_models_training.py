@@ -327,6 +327,13 @@ class TestClassifier:
 
 
 class TestDocuments:
+    def test_padding_has_no_target_whatever_the_type_of_the_tokens(self) -> None:
+        for dtype in (np.uint8, np.uint16, np.uint32, np.int64):
+            short = Documents(np.array([3, 4, 5], dtype), np.array([0]), np.array([3]))
+            ids, targets = short.windows(np.array([0]), np.array([0]), 4)
+            assert ids.tolist() == [[3, 4, 0, 0]]
+            assert targets.tolist() == [[4, 5, NO_TARGET, NO_TARGET]]
+
     def test_windows_by_hand(self) -> None:
         documents = Documents(np.array([5, 6, 7, 8, 1, 2, 3]), np.array([0, 4, 5]), np.array([4, 1, 2]))
 

@@ -128,7 +128,7 @@ def _list_texts(path: Path, glob: str) -> FolderListing:
         require_file(path)
         return FolderListing([path.name], 0)
     pattern = glob.split("/")
-    listing = list_folder(path, lambda name: _matches(name.split("/"), pattern))
+    listing = list_folder(path, lambda name: matches_glob(name.split("/"), pattern))
     if not listing.files:
         raise DataError(
             "no texts in the folder",
@@ -139,12 +139,13 @@ def _list_texts(path: Path, glob: str) -> FolderListing:
     return listing
 
 
-def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+def matches_glob(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Tell whether a path in a folder matches a pattern, both as their names between slashes."""
     if not pattern:
         return not parts
     if pattern[0] == "**":
-        return any(_matches(parts[skipped:], pattern[1:]) for skipped in range(len(parts) + 1))
-    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
+        return any(matches_glob(parts[skipped:], pattern[1:]) for skipped in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and matches_glob(parts[1:], pattern[1:])
 
 
 def _tokenise(texts: Iterable[Path], tokenizer: TextTokenizer, spool: _Spool) -> list[str]:

@@ -72,6 +72,15 @@ class TextTokenizer:
             for encoding in self._encodings(texts, self._tokenizer.encode_batch_fast)
         ]
 
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens there are."""
+        return int(self._tokenizer.get_vocab_size())
+
+    def decode(self, ids: NDArray[np.integer[Any]]) -> str:
+        """Write ids ``(n,)`` as text; bytes that are no characters, as at a cut, become U+FFFD."""
+        return str(self._tokenizer.decode(ids.tolist(), skip_special_tokens=False))
+
     def encode_long(self, blocks: Iterable[str], *, overlap: int = _OVERLAP) -> Iterator[NDArray[np.uint32]]:
         """Give the ids of one text that comes in blocks, in parts, with the memory of two blocks.
 

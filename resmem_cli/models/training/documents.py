@@ -105,9 +105,10 @@ class Documents:
         positions = offsets[:, np.newaxis] + np.arange(window)
         has_next = positions < self._n_pairs()[documents][:, np.newaxis]
         flat = np.where(has_next, self.starts[documents][:, np.newaxis] + positions, 0)
-        ids = np.where(has_next, self.tokens[flat], 0)
-        targets = np.where(has_next, self.tokens[flat + has_next], NO_TARGET)
-        return ids.astype(np.int64), targets.astype(np.int64)
+        # Widened first: an unsigned type has no NO_TARGET.
+        ids = np.where(has_next, self.tokens[flat].astype(np.int64), 0)
+        targets = np.where(has_next, self.tokens[flat + has_next].astype(np.int64), NO_TARGET)
+        return ids, targets
 
     def _n_pairs(self) -> NDArray[np.int64]:
         """Count each document's tokens that have a next one."""
