@@ -14,6 +14,7 @@ from resmem_cli.errors import DataError
 from resmem_cli.models.extra import torch
 from resmem_cli.models.inputs import ImagePreprocessing, as_inputs
 from resmem_cli.models.training.image_batches import augmented, preprocessing_of, scaled
+from resmem_cli.models.training.objectives import Objective, cross_entropy
 from resmem_cli.models.training.recipes import ImageRecipe
 from resmem_cli.models.training.seeding import torch_seeded
 from resmem_cli.types import Progress, no_progress, row_blocks
@@ -30,7 +31,7 @@ class EpochReport:
     epoch : int
         Its number, from 1.
     loss : float
-        Mean cross-entropy over the images, each as the network was when it came.
+        Mean over the images, each as the network was when it came.
     accuracy : float
         Share of the augmented images classified right, likewise.
     """
@@ -75,6 +76,8 @@ class ClassifierTraining:
         Of everything drawn in training; the network's first weights are the caller's.
     device : str
         A device of torch.
+    objective : Objective
+        What the network is trained for.
 
     Raises
     ------
@@ -91,6 +94,7 @@ class ClassifierTraining:
         *,
         seed: int = 0,
         device: str = "cpu",
+        objective: Objective = cross_entropy,
     ) -> None:
         _check_images(images, labels)
         self.epochs_done = 0
@@ -98,6 +102,7 @@ class ClassifierTraining:
         self._recipe = recipe
         self._seed = seed
         self._device = torch.device(device)
+        self._objective = objective
         self._network = network.to(self._device)
         self._images = torch.tensor(images, device=self._device)
         self._labels = torch.tensor(labels, dtype=torch.int64, device=self._device)
@@ -126,7 +131,8 @@ class ClassifierTraining:
         with torch_seeded(generator, self._device):
             for block in progress(blocks, f"epoch {epoch} of {self._recipe.epochs}"):
                 self._set_learning_rate(self.epochs_done + block.stop / len(order))
-                rows = torch.from_numpy(order[block]).to(self._device)
+                numbers = order[block]
+                rows = torch.from_numpy(numbers).to(self._device)
                 batch = augmented(
                     scaled(self._images[rows], self.preprocessing),
                     crop_padding=self._recipe.crop_padding,
@@ -134,8 +140,9 @@ class ClassifierTraining:
                     generator=generator,
                 )
                 # A view: a CPU's convolutions are half again as fast where the channels lie side by side.
-                logits = self._network(batch.permute(0, 3, 1, 2))
-                batch_loss = torch.nn.functional.cross_entropy(logits, self._labels[rows])
+                inputs = batch.permute(0, 3, 1, 2)
+                logits = self._network(inputs)
+                batch_loss = self._objective(logits, self._labels[rows], rows=numbers, inputs=inputs)
                 self._optimizer.zero_grad()
                 batch_loss.backward()  # type: ignore[no-untyped-call]
                 self._optimizer.step()

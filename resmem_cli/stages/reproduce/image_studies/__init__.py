@@ -1,0 +1,1 @@
+"""The studies of `reproduce cifar`, one a module, each registered by its name."""

@@ -1,0 +1,62 @@
+"""ResMem on deeper networks: figure 2(a)."""
+
+from __future__ import annotations
+
+from resmem_cli.results import Cell, Column, ResultTable, Unit
+from resmem_cli.stages.reproduce import published_cifar as paper
+from resmem_cli.stages.reproduce.image_studies.base import ImageStudies, StudyPart, gain_of, image_study
+
+
+@image_study("depths", order=4)
+def depths(studies: ImageStudies) -> StudyPart:
+    """Train networks of every depth with one budget."""
+    config = studies.config
+    rows: list[tuple[Cell, ...]] = []
+    for depth in config.depths:
+        memory = studies.of(studies.run(depth=depth))
+        given, tuned = memory.result(config.settings), memory.result(None)
+        known = [paper.ONE_RUN[name] if depth == 8 else None for name in ("base_accuracy", "accuracy")]
+        rows.append(
+            (
+                f"ResNet-{depth}",
+                given["base_accuracy"],
+                given["accuracy"],
+                gain_of(given),
+                tuned["accuracy"],
+                gain_of(tuned),
+                *known,
+            )
+        )
+    return StudyPart(
+        (
+            ResultTable(
+                "depths",
+                f"Depth, {config.epochs} epochs each (figure 2(a))",
+                (
+                    Column("", Unit.TEXT),
+                    Column("base", Unit.SHARE),
+                    Column("ResMem", Unit.SHARE),
+                    Column("gain", Unit.GAIN),
+                    Column("ResMem, tuned", Unit.SHARE),
+                    Column("gain, tuned", Unit.GAIN),
+                    Column("paper: base", Unit.SHARE),
+                    Column("paper: ResMem", Unit.SHARE),
+                ),
+                tuple(rows),
+                (
+                    *_between(rows),
+                    "The paper draws depths 8, 14, 20, 32, 44 and 56, and gives the numbers of 8 only.",
+                ),
+            ),
+        )
+    )
+
+
+def _between(rows: list[tuple[Cell, ...]]) -> list[str]:
+    """Say whether a network with memory reaches the next deeper one without."""
+    told = []
+    for (name, _, given, _, tuned, *_), (deeper, base, *_) in zip(rows[:-1], rows[1:], strict=True):
+        best, goal = max(float(str(given)), float(str(tuned))), float(str(base))
+        verb = "reaches" if best >= goal else "does not reach"
+        told.append(f"{name} with memory {verb} {deeper} without ({100 * best:.2f} and {100 * goal:.2f} %).")
+    return [" ".join(told)] if told else []
