@@ -290,6 +290,17 @@ def test_arrays_without_labels_are_refused_before_anything_is_made(
     assert not (tmp_path / "out").exists()
 
 
+def test_what_does_not_fit_is_refused_before_an_index_is_built(tmp_path: Path) -> None:
+    arrays = drawn(0)
+    few = {name: array[:9] for name, array in arrays.items()}
+    other = {**arrays, "test_embeddings": arrays["test_embeddings"][:, :8]}
+    for wrong, kind, words in ((few, UsageError, "larger than the memory"), (other, DataError, "dimension")):
+        np.savez(tmp_path / "a0.35.npz", **wrong)
+        with pytest.raises(kind, match=words):
+            reproduce_imagenet(tmp_path, folder=tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+
 def test_two_files_of_one_part_and_a_missing_part_are_refused(exported: Path, tmp_path: Path) -> None:
     os.symlink(exported / "a0.35.npz", tmp_path / "a0.5.npz")
     os.symlink(exported / "a0.35.npz", tmp_path / "a0.50.npz")
@@ -316,6 +327,8 @@ def test_what_does_not_go_together_is_refused_in_one_line(
         (("--model", one, "--model", one, *out), 2, "given twice"),
         (("--model", f"a0.35={exported / 'a1.0_train.h5'}", *out), 65, "one split"),
         ((exported, "--synthetic", *out), 2, "--synthetic"),
+        (("--synthetic", "--figures", tmp_path / "f", *out), 2, "--figures"),
+        ((exported, "--rows", "600", *out), 2, "for --synthetic only"),
         (("--synthetic", "--rows", "1", *out), 2, "--rows"),
         (("--synthetic", "--top", "0", *out), 2, "--top"),
         ((exported, "--memory", "8", *out), 2, "too little memory"),
@@ -326,7 +339,8 @@ def test_what_does_not_go_together_is_refused_in_one_line(
 
 
 def test_settings_out_of_range_are_refused(exported: Path, tmp_path: Path) -> None:
-    for config in (ImagenetConfig(k=0), ImagenetConfig(sigma=-1.0), ImagenetConfig(sample=0)):
+    bad = ({"k": 0}, {"sigma": -1.0}, {"temperature": 0.0}, {"sample": 0}, {"top": 7})
+    for config in (ImagenetConfig(**one) for one in bad):
         with pytest.raises(UsageError):
             reproduce_imagenet(exported, folder=tmp_path / "out", config=config)
 

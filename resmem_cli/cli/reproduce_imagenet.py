@@ -13,6 +13,7 @@ from resmem_cli.errors import UsageError
 from resmem_cli.types import StorageType
 
 _SIZE = "With --synthetic: "
+_DRAWN = {"rows": 1_281_167, "dimensions": 1280, "classes": 1000, "queries": 500, "seed": 0}
 
 
 def run(
@@ -70,11 +71,15 @@ def run(
             "takes.",
         ),
     ] = False,
-    rows: Annotated[int, typer.Option(metavar="N", help=f"{_SIZE}rows of the memory.")] = 1_281_167,
-    dimensions: Annotated[int, typer.Option(metavar="D", help=f"{_SIZE}of an embedding.")] = 1280,
-    classes: Annotated[int, typer.Option(metavar="C", help=f"{_SIZE}classes.")] = 1000,
-    queries: Annotated[int, typer.Option(metavar="N", help=f"{_SIZE}queries to predict.")] = 500,
-    seed: Annotated[int, typer.Option(metavar="N", help=f"{_SIZE}of what is drawn.")] = 0,
+    rows: Annotated[int, typer.Option(metavar="N", help=f"{_SIZE}rows of the memory.")] = _DRAWN["rows"],
+    dimensions: Annotated[int, typer.Option(metavar="D", help=f"{_SIZE}of an embedding.")] = _DRAWN[
+        "dimensions"
+    ],
+    classes: Annotated[int, typer.Option(metavar="C", help=f"{_SIZE}classes.")] = _DRAWN["classes"],
+    queries: Annotated[int, typer.Option(metavar="N", help=f"{_SIZE}queries to predict.")] = _DRAWN[
+        "queries"
+    ],
+    seed: Annotated[int, typer.Option(metavar="N", help=f"{_SIZE}of what is drawn.")] = _DRAWN["seed"],
     storage: Annotated[
         StorageType, typer.Option(help=f"{_SIZE}type of embeddings and logits.")
     ] = StorageType.FLOAT16,
@@ -96,17 +101,15 @@ def run(
     announce = None if quiet else console.notice
     progress = console.progress_bars(quiet=quiet)
     limit = options.stay_within(memory)
+    drawn = {"rows": rows, "dimensions": dimensions, "classes": classes, "queries": queries, "seed": seed}
     if synthetic:
         given = {"FOLDER": arrays, "--model": model, "-k": k, "--sigma": sigma, "--temperature": temperature}
-        _refuse_together({**given, "--tune": tune, "--discard": discard})
+        others = {"--tune": tune, "--discard": discard, "--figures": figures}
+        _refuse({**given, **others}, "not with --synthetic, which draws the arrays and takes a1.0's settings")
         from resmem_cli.stages.reproduce.imagenet_size import ImagenetSizeConfig, imagenet_size
 
         size = ImagenetSizeConfig(
-            rows=rows,
-            dimensions=dimensions,
-            classes=classes,
-            queries=queries,
-            seed=seed,
+            **drawn,
             storage=storage,
             top=top,
             memory=limit,
@@ -117,6 +120,8 @@ def run(
         from resmem_cli.stages.reproduce.imagenet import ImagenetConfig, reproduce_imagenet
         from resmem_cli.stages.reproduce.imagenet_files import model_of
 
+        changed = {f"--{name}": drawn[name] != _DRAWN[name] for name in _DRAWN}
+        _refuse({**changed, "--storage": storage != StorageType.FLOAT16}, "for --synthetic only")
         if (arrays is None) == (not model):
             raise UsageError(
                 "a folder and models" if model else "no arrays",
@@ -140,11 +145,7 @@ def run(
     show_study(result, as_json=json, quiet=quiet)
 
 
-def _refuse_together(given: dict[str, object]) -> None:
+def _refuse(given: dict[str, object], problem: str) -> None:
     names = [name for name, value in given.items() if value]
     if names:
-        raise UsageError(
-            "not with --synthetic, which draws the arrays and takes the settings of a1.0",
-            found=", ".join(names),
-            remedy="leave it out",
-        )
+        raise UsageError(problem, found=", ".join(names), remedy="leave it out")

@@ -9,8 +9,9 @@ from typing import Any
 
 from resmem_cli.artifacts.provenance import InputRecord
 from resmem_cli.artifacts.temporary import make_folder
-from resmem_cli.errors import UsageError
+from resmem_cli.errors import DataError, UsageError
 from resmem_cli.memory_size import DEFAULT_MEMORY
+from resmem_cli.residuals import check_temperature, check_top
 from resmem_cli.stages.analyze import AnalyzeConfig, analyze
 from resmem_cli.stages.index import IndexConfig, index
 from resmem_cli.stages.predict import predict
@@ -116,7 +117,7 @@ def reproduce_imagenet(
     _check(models, config)
     settings = {model.name: _settings(model.name, config) for model in models}
     for model in models:
-        _check_arrays(model)
+        _check_arrays(model, settings[model.name], config)
     make_folder(folder)
     files.check()
     rows = {
@@ -264,6 +265,8 @@ def _check(models: Sequence[Model], config: ImagenetConfig) -> None:
         raise UsageError("k out of range", expected="at least 1", found=config.k)
     if config.sigma is not None:
         check_sigma(config.sigma)
+    if config.temperature is not None:
+        check_temperature(config.temperature)
     if config.sample < 1:
         raise UsageError("--sample out of range", expected="at least 1", found=config.sample)
 
@@ -282,9 +285,28 @@ def _settings(name: str, config: ImagenetConfig) -> _Settings:
     return _Settings(config.k, config.sigma, config.temperature)
 
 
-def _check_arrays(model: Model) -> None:
-    """Refuse arrays that a later step would refuse."""
-    for source in (model.train, model.test):
-        with _open(source) as opened:
-            opened.require_logits()
+def _check_arrays(model: Model, settings: _Settings, config: ImagenetConfig) -> None:
+    """Refuse what a later step would refuse, when an index has been built."""
+    with _open(model.train) as train, _open(model.test) as test:
+        for opened in (train, test):
             opened.require_labels()
+        n_classes = train.require_logits().shape[1]
+        shapes = [(opened.d, opened.require_logits().shape[1]) for opened in (train, test)]
+        if shapes[0] != shapes[1]:
+            raise DataError(
+                f"dimension and classes are others than in {train.path}",
+                file=test.path,
+                field=model.name,
+                expected=f"{shapes[0][0]:,} and {shapes[0][1]:,}",
+                found=f"{shapes[1][0]:,} and {shapes[1][1]:,}",
+                remedy="export both from one network",
+            )
+        if settings.k > train.n:
+            raise UsageError(
+                "k is larger than the memory",
+                file=train.path,
+                expected=f"at most {train.n:,}",
+                found=f"{settings.k:,}",
+            )
+    if config.top is not None:
+        check_top(config.top, n_classes=n_classes)
