@@ -39,8 +39,13 @@ if TYPE_CHECKING:
     from resmem_cli.stages.info import info
     from resmem_cli.stages.predict import predict
     from resmem_cli.stages.predict_config import PredictConfig
+    from resmem_cli.stages.reproduce.cifar import CifarConfig, reproduce_cifar
+    from resmem_cli.stages.reproduce.image_memory import MemorySettings
+    from resmem_cli.stages.reproduce.image_studies.base import ImageStudyConfig
     from resmem_cli.stages.reproduce.imagenet import ImagenetConfig, reproduce_imagenet
     from resmem_cli.stages.reproduce.imagenet_size import ImagenetSizeConfig, imagenet_size
+    from resmem_cli.stages.reproduce.language import reproduce_language
+    from resmem_cli.stages.reproduce.language_config import LanguageStudyConfig
     from resmem_cli.stages.residualize import ResidualizeConfig, residualize
     from resmem_cli.stages.searching import SearchConfig
     from resmem_cli.stages.sources import open_embeddings
@@ -69,6 +74,7 @@ _HOMES = {
     "AnalyzeConfig": "stages.analyze",
     "ArraySelection": "types",
     "Build": "indexes.base",
+    "CifarConfig": "stages.reproduce.cifar",
     "ComputeType": "types",
     "DenseMemory": "memory",
     "EmbedConfig": "stages.embedding.config",
@@ -78,9 +84,12 @@ _HOMES = {
     "ImageLayout": "types",
     "ImagenetConfig": "stages.reproduce.imagenet",
     "ImagenetSizeConfig": "stages.reproduce.imagenet_size",
+    "ImageStudyConfig": "stages.reproduce.image_studies.base",
     "ImportConfig": "stages.import_arrays",
     "IndexConfig": "stages.index",
     "LanguageConfig": "stages.embedding.config",
+    "LanguageStudyConfig": "stages.reproduce.language_config",
+    "MemorySettings": "stages.reproduce.image_memory",
     "Method": "types",
     "Metric": "types",
     "Neighbors": "indexes.base",
@@ -126,7 +135,9 @@ _HOMES = {
     "outcomes": "quality",
     "predict": "stages.predict",
     "predict_from_neighbors": "prediction",
+    "reproduce_cifar": "stages.reproduce.cifar",
     "reproduce_imagenet": "stages.reproduce.imagenet",
+    "reproduce_language": "stages.reproduce.language",
     "residualize": "stages.residualize",
     "softmax": "residuals",
     "summarize": "quality",
@@ -141,6 +152,7 @@ __all__ = [
     "AnalyzeConfig",
     "ArraySelection",
     "Build",
+    "CifarConfig",
     "ComputeType",
     "DenseMemory",
     "EmbedConfig",
@@ -150,9 +162,12 @@ __all__ = [
     "ImageLayout",
     "ImagenetConfig",
     "ImagenetSizeConfig",
+    "ImageStudyConfig",
     "ImportConfig",
     "IndexConfig",
     "LanguageConfig",
+    "LanguageStudyConfig",
+    "MemorySettings",
     "Method",
     "Metric",
     "Neighbors",
@@ -199,7 +214,9 @@ __all__ = [
     "outcomes",
     "predict",
     "predict_from_neighbors",
+    "reproduce_cifar",
     "reproduce_imagenet",
+    "reproduce_language",
     "residualize",
     "softmax",
     "summarize",

@@ -7,7 +7,9 @@ import typer
 from resmem_cli.cli.lazy import SETTINGS, lazy_group
 
 # In the order of the help; each has its module, which only its own use imports.
-_COMMANDS: dict[str, str] = {
+_COMMANDS = {
+    "cifar": "reproduce_cifar",
+    "language": "reproduce_language",
     "imagenet": "reproduce_imagenet",
 }
 

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from resmem_cli.errors import UsageError
 
 # Imported for what they register.
-from resmem_cli.plots import comparison, reproduce_imagenet, theory, tuning, where  # noqa: F401
+from resmem_cli.plots import (  # noqa: F401
+    comparison,
+    images,
+    reproduce_imagenet,
+    reproduce_language,
+    theory,
+    tuning,
+    where,
+)
 from resmem_cli.plots.registry import RECIPES, Part
 from resmem_cli.plots.style import DPI, drawing, finish
 
