@@ -26,6 +26,7 @@ from resmem_cli.results import ResultTable  # noqa: E402
 from resmem_cli.stages.reproduce.language_config import ModelSize, model_size  # noqa: E402
 from resmem_cli.stages.reproduce.language_tables import reach_words  # noqa: E402
 from resmem_cli.stages.reproduce.language_texts import TokenDocuments, first_tokens, pieces  # noqa: E402
+from resmem_cli.stages.reproduce.language_where import folders_of  # noqa: E402
 
 WORDS = [
     "the",
@@ -65,7 +66,7 @@ OPTIONS = (
     *("--batch-size", "2", "--checkpoint-steps", "2", "--memory-tokens", "900"),
     *("--validation-tokens", "80", "--test-tokens", "120", "--most-k", "60", "--examples", "3"),
 )
-TABLES = ["accuracy", "gain", "reach", "knn_lm", "recall", "bytes", "speed", "examples"]
+TABLES = ["accuracy", "gain", "reach", "where", "knn_lm", "recall", "bytes", "speed", "examples"]
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +243,11 @@ def test_tables_tell_what_the_artifacts_hold(finished: Path) -> None:
     assert reached["difference [95 %]"].value == against.gain
     assert reached["p"] == against.p_value
 
+    [where] = rows_of(tables["where"])
+    assert (where["folder"], where["tokens"], where["files"]) == ("(no folder)", 120, 2)
+    assert where["16x1 base"] == small["base"]
+    assert where["16x1 gain, tuned"] == rows_of(tables["gain"])[1]["gain [95 %]"]
+
     votes = rows_of(tables["knn_lm"])
     assert [row["paper: T5-large"] for row in votes[:7]] == [
         0.4476, 0.4488, 0.4483, 0.4466, 0.4427, 0.4297, 0.4095,
@@ -398,6 +404,13 @@ def test_pieces_are_drawn_once_each_until_there_are_as_many_tokens_as_wanted() -
     everything = pieces(source, 1000, length=16, seed=0)
     assert sorted(np.diff(everything.offsets)) == [2, 6, *[16] * 9]
     assert drawn.tokens.tolist() != pieces(source, 40, length=16, seed=1).tokens.tolist()
+
+
+def test_tokens_are_told_by_the_first_folder_of_their_text() -> None:
+    offsets = np.array([0, 3, 4, 8], np.int64)
+    source = TokenDocuments(np.arange(8), offsets, np.array([b"a/b/c.py", b"d.py", b"e.py"]))
+
+    assert folders_of(source).tolist() == ["a", "a", *["(no folder)"] * 3]
 
 
 def test_whether_a_model_is_reached_is_said_of_the_interval() -> None:

@@ -21,7 +21,7 @@ _METHODS = {
     "kNN-LM tuned": ("kNN-LM, tuned", style.ORANGE, "^"),
 }
 _PAPER = "paper: "
-_GAP = 0.08
+_GAP = 0.13
 
 
 @recipe(

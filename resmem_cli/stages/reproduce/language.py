@@ -29,6 +29,7 @@ from resmem_cli.stages.reproduce.language_tables import (
 )
 from resmem_cli.stages.reproduce.language_texts import TOKENIZER, token_files
 from resmem_cli.stages.reproduce.language_training import train_model
+from resmem_cli.stages.reproduce.language_where import where_table
 from resmem_cli.stages.reproduce.run_folder import RunFolder
 from resmem_cli.stages.study import StudyFiles, write_study
 from resmem_cli.types import Progress, StageResult, no_progress
@@ -127,6 +128,7 @@ def reproduce_language(
         accuracy_table(models),
         gain_table(models),
         reach_table(models),
+        where_table(models, tokens["test"]),
         knn_lm_table(models),
         recall_table(models),
         bytes_table(models),

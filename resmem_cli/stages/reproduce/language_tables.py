@@ -23,7 +23,8 @@ from resmem_cli.stages.reproduce.published_language import (
 from resmem_cli.stages.reproduce.report_cells import OUTCOMES, outcome_cells
 
 PAPER_SETTINGS = f"k = {PAPER_K}, σ = {PAPER_SIGMA:g}"
-_WORDS = {"paper": PAPER_SETTINGS, "tuned": "tuned"}
+WORDS = {"paper": PAPER_SETTINGS, "tuned": "tuned"}
+"""How tables call each of `SETTINGS`."""
 
 Reports = Mapping[str, Mapping[str, Any]]
 """What `analyze` tells of each of `SETTINGS`."""
@@ -89,7 +90,7 @@ def gain_table(models: Sequence[Steps]) -> ResultTable:
     rows: list[tuple[Cell, ...]] = []
     for steps in models:
         for settings, told in reports_of(steps).items():
-            name = f"{steps.size.name}, {_WORDS[settings]}"
+            name = f"{steps.size.name}, {WORDS[settings]}"
             rows.append((name, told["k"], told["sigma"], told["strength"], *outcome_cells(told)))
     rows += [
         (f"paper: {row.name}", PAPER_K, PAPER_SIGMA, 1.0, row.base_accuracy, row.accuracy, row.gain, row.tpr,
@@ -129,7 +130,7 @@ def reach_table(models: Sequence[Steps]) -> ResultTable:
     for smaller, larger in zip(models, models[1:], strict=False):
         for settings in SETTINGS:
             gain = reach(smaller.folder.path / f"{settings}.h5", larger.folder.path / "paper.h5")
-            what = f"{smaller.size.name} + memory, {_WORDS[settings]}"
+            what = f"{smaller.size.name} + memory, {WORDS[settings]}"
             rows.append(
                 (what, gain.accuracy, f"{larger.size.name} alone", gain.base_accuracy,
                  Estimate(gain.gain, *gain.interval), gain.p_value)
@@ -208,13 +209,14 @@ def knn_lm_table(models: Sequence[Steps]) -> ResultTable:
         (
             Column("method", Unit.TEXT),
             Column(f"paper: {LARGE.name}", Unit.SHARE),
-            *(Column(f"{steps.size.name}, {_WORDS[settings]}", Unit.SHARE) for steps, settings, _ in runs),
+            *(Column(f"{steps.size.name}, {WORDS[settings]}", Unit.SHARE) for steps, settings, _ in runs),
         ),
         tuple(rows),
         (
             "The weight is that of the neighbours' vote: 0 is the network, 1 the neighbours alone (the "
             "paper's text calls it the weight of the network, but its accuracy at 0 is the network's).",
-            "Tuned columns: k and σ tuned for ResMem. kNN-LM tuned for itself is in the first table.",
+            "Tuned columns: k and σ tuned for ResMem. The best weight of a column is chosen on the test "
+            "tokens themselves, in favour of kNN-LM; tuned on validation tokens it is in the first table.",
         ),
     )
 
@@ -233,5 +235,5 @@ def _gain_words(steps: Steps) -> str:
     for settings, told in reports_of(steps).items():
         low, high = told["interval"]
         verdict = "gains" if low > 0 else "loses" if high < 0 else "neither gains nor loses beyond chance"
-        words.append(f"{verdict} with {_WORDS[settings]} ({100 * told['gain']:+.2f} points)")
+        words.append(f"{verdict} with {WORDS[settings]} ({100 * told['gain']:+.2f} points)")
     return ", ".join(words)
