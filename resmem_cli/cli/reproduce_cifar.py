@@ -59,7 +59,7 @@ def run(
         str | None,
         typer.Option(
             metavar="N,…",
-            help="Networks; the first is that of the other studies. [default: 8,14,20]",
+            help="Networks; the shallowest is that of the other studies. [default: 8,14,20]",
             show_default=False,
         ),
     ] = None,

@@ -10,12 +10,13 @@ import platform
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+from resmem_cli.stages.reproduce.processes import Measured
 
 RESMEM = [sys.executable, "-P", "-m", "resmem_cli"]
 """The command line, as installed for the interpreter that runs the benchmark, whatever folder that is in."""
@@ -24,7 +25,6 @@ NOT_INSTALLED = "not installed"
 
 # Set where the project is developed; with it an editable install compiles all its modules at every start.
 _COMPILES_ANEW = "PYTHONDONTWRITEBYTECODE"
-_SAMPLE_SECONDS = 0.01
 _UNIT = 1 << 20
 _Result = TypeVar("_Result")
 
@@ -75,14 +75,15 @@ def run(command: Sequence[str | Path]) -> Run:
         text=True,
         env={name: value for name, value in os.environ.items() if name != _COMPILES_ANEW},
     ) as process:
-        with PeakMemory(process.pid) as peak:
+        with Measured(process.pid) as measured:
             output, errors = process.communicate()
         seconds = time.perf_counter() - start
     if process.returncode:
         raise FailedProcess(
             f"failed with status {process.returncode}: {' '.join(map(str, command))}\n{errors}"
         )
-    return Run(seconds, peak.anonymous, peak.resident, output)
+    cost = measured.cost
+    return Run(seconds, _mib(cost.anonymous), _mib(cost.resident), output)
 
 
 def resmem(*arguments: str | Path) -> Run:
@@ -90,44 +91,8 @@ def resmem(*arguments: str | Path) -> Run:
     return run([*RESMEM, *arguments, "--json", "--quiet"])
 
 
-class PeakMemory:
-    """Watches a process from a thread, a hundred times a second: what it needed while this was open.
-
-    A peak shorter than that can be missed. What `wait4` tells is no help: it counts the memory of the
-    process that started this one too, and mapped files with the rest.
-    """
-
-    def __init__(self, pid: int | None = None) -> None:
-        self._status = Path(f"/proc/{os.getpid() if pid is None else pid}/status")
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.anonymous: float | None = None
-        self.resident: float | None = None
-
-    def __enter__(self) -> PeakMemory:
-        self._look()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._look()
-        self._ended.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(_SAMPLE_SECONDS):
-            self._look()
-
-    def _look(self) -> None:
-        try:
-            lines = self._status.read_text().splitlines()
-        except OSError:
-            return  # it has ended, or this is no Linux
-        told = dict(line.split(":", 1) for line in lines if line.startswith(("RssAnon:", "VmRSS:")))
-        sizes = {name: int(size.split()[0]) / 1024 for name, size in told.items()}
-        if sizes:
-            self.anonymous = max(self.anonymous or 0, sizes["RssAnon"])
-            self.resident = max(self.resident or 0, sizes["VmRSS"])
+def _mib(n_bytes: int | None) -> float | None:
+    return None if n_bytes is None else n_bytes / _UNIT
 
 
 def seconds_of(call: Callable[[], object]) -> float:
