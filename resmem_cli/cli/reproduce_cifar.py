@@ -100,7 +100,7 @@ def run(
 
     Table 1, figures 2 to 5, section 4.4, appendix F and the latencies; then corrupted images and
     distillation. Every network is a run in FOLDER/runs that is trained once; after a stop, the same command
-    goes on with it. The default budget takes about an hour and a half on two cores.
+    goes on with it. The default budget takes about an hour on two cores.
     """
     from resmem_cli.stages.reproduce.cifar import CifarConfig, reproduce_cifar
     from resmem_cli.stages.reproduce.image_memory import MemorySettings
