@@ -47,7 +47,8 @@ def seeds(studies: ImageStudies) -> StudyPart:
         tuple(rows),
         (
             f"Ours is trained for {config.epochs} epochs on {memories[0].result(None)['n_memory']:,} images, "
-            f"the paper's for {paper.EPOCHS} epochs on 50,000. Mean ± standard deviation of the runs.",
+            f"the paper's for {paper.EPOCHS} epochs on 50,000."
+            + (" Mean ± standard deviation of the runs." if config.seeds > 1 else ""),
         ),
     )
     each: list[tuple[Cell, ...]] = []
