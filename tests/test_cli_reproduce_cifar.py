@@ -182,6 +182,23 @@ def test_another_data_set_in_the_same_folder_is_refused(
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_other_images_held_out_in_the_same_folder_are_refused(reproduced: Reproduced, resmem: Resmem) -> None:
+    options = ("--held-out", "24", "--device", "cpu", "--quiet", "--epochs", "3", "--studies", "seeds")
+    done = resmem("reproduce", "cifar", reproduced.images, "-o", reproduced.folder, *options)
+    assert done.status == 65
+    assert "held_out" in done.stderr
+
+
+def test_groups_given_later_are_told(reproduced: Reproduced, tmp_path: Path, resmem: Resmem) -> None:
+    groups = tmp_path / "groups.csv"
+    groups.write_text("class,group\nmaple,a\noak,b\npoppy,b\nrose,c\n")
+    given = [groups if argument == reproduced.groups else argument for argument in reproduced.arguments]
+    done = resmem(*given, "--studies", "changes")
+    assert done.status == 0, done.stderr
+    (coarse,) = (table for table in done.result["tables"] if table["name"] == "coarse")
+    assert "3 groups" in coarse["title"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [

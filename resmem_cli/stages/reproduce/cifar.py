@@ -22,6 +22,7 @@ from resmem_cli.stages.reproduce.image_studies.base import (
     ImageStudyConfig,
     image_studies,
 )
+from resmem_cli.stages.reproduce.run_folder import RunFolder
 from resmem_cli.stages.study import StudyFiles, write_study
 from resmem_cli.types import Progress, StageResult, no_progress
 
@@ -112,6 +113,8 @@ def reproduce_cifar(
     files = StudyFiles(folder / "cifar.h5", config.markdown, config.figures)
     files.check()
     digest = images.digest()
+    # Its files are those of this data, parted in this way, or the folder is refused.
+    RunFolder(folder / "data", {"data": digest, "held_out": config.held_out})
     parts = ImageParts(images, folder / "data", held_out=config.held_out, seed=0)
     settings = replace(config.study, groups=given_groups or _groups(images, folder))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resmem_cli.files import file_digest
 from resmem_cli.stages.analyze import AnalyzeConfig, analyze
 from resmem_cli.stages.embed import embed
 from resmem_cli.stages.embedding.config import EmbedConfig, ImageConfig
@@ -22,6 +23,8 @@ from resmem_cli.types import ImageLayout, Progress, no_progress
 
 EXAMPLES = 40
 """Corrected and broken examples that each report tells."""
+
+_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,8 @@ class ImageMemory:
     def result(self, settings: MemorySettings | None) -> dict[str, Any]:
         """Tell all that `analyze` finds in the predictions of the test images."""
         name = "tuned" if settings is None else settings.name
+        if self.groups is not None:
+            name += f"-groups-{file_digest(self.groups)[:_DIGITS]}"
         config = AnalyzeConfig(n_examples=EXAMPLES, groups=self.groups)
         whole: dict[str, Any] = self.files.json(
             f"report-{name}.json",
