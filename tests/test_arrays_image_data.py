@@ -153,6 +153,7 @@ def changed(folder: Path, key: bytes, value: Any) -> Path:
         (lambda folder: changed(folder, b"fine_labels", [0] * 7), "no labels"),
         (lambda folder: changed(folder, b"fine_labels", [0.5] * 8), "no labels"),
         (lambda folder: changed(folder, b"fine_labels", [0, 1, 2, 2] * 2), "superclass"),
+        (lambda folder: changed(folder, b"fine_labels", [0, 1, 2, 4] * 2), "no class"),
         (lambda folder: changed(folder, b"coarse_labels", [0, 1, 2, 2, 1, 1, 2, 2]), "superclass"),
         (lambda folder: folder, "no images of a training and a test set"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -189,6 +190,35 @@ def test_other_images_held_out_in_the_same_folder_are_refused(reproduced: Reprod
     assert "held_out" in done.stderr
 
 
+def test_a_damaged_file_of_a_run_is_named(reproduced: Reproduced, tmp_path: Path, resmem: Resmem) -> None:
+    shutil.copytree(reproduced.folder, tmp_path / "out")
+    told = tmp_path / "out" / "runs" / "resnet8-4-epochs-seed-0" / "training.json"
+    told.write_text("[]")
+    arguments = [tmp_path / "out" if one == reproduced.folder else one for one in reproduced.arguments]
+    done = resmem(*arguments)
+    assert done.status == 65
+    assert "training.json" in done.stderr
+    assert "remove it" in done.stderr
+
+
+def test_one_share_says_nothing_of_growth(reproduced: Reproduced, resmem: Resmem) -> None:
+    done = resmem(*reproduced.arguments, "--studies", "subsets", "--fractions", "1,1")
+    (table,) = (table for table in done.result["tables"] if table["name"] == "subsets")
+    assert len(table["rows"]) == 1
+    assert "grow" not in " ".join(table["notes"])
+
+
+def test_other_class_names_in_the_same_folder_are_refused(
+    reproduced: Reproduced, tmp_path: Path, resmem: Resmem
+) -> None:
+    with np.load(reproduced.images) as arrays:
+        np.savez(tmp_path / "images.npz", **{**arrays, "classes": np.array(["w", "x", "y", "z"])})
+    arguments = [tmp_path / "images.npz" if one == reproduced.images else one for one in reproduced.arguments]
+    done = resmem(*[one for one in arguments if one not in ("--groups", reproduced.groups)])
+    assert done.status == 65
+    assert "class_names" in done.stderr
+
+
 def test_groups_given_later_are_told(reproduced: Reproduced, tmp_path: Path, resmem: Resmem) -> None:
     groups = tmp_path / "groups.csv"
     groups.write_text("class,group\nmaple,a\noak,b\npoppy,b\nrose,c\n")
@@ -207,6 +237,8 @@ def test_groups_given_later_are_told(reproduced: Reproduced, tmp_path: Path, res
         (["IMAGES", "--epochs", "0"], 2, "--epochs out of range"),
         (["IMAGES", "--depths", "9"], 2, "--depths out of range"),
         (["IMAGES", "--fractions", "0,1"], 2, "--fractions out of range"),
+        (["IMAGES", "--held-out", "20", "-k", "61"], 2, "-k out of range"),
+        (["IMAGES", "--held-out", "20", "-k", "9", "--fractions", "0.1,1"], 2, "-k out of range"),
         (["IMAGES", "--held-out", "2"], 2, "--held-out out of range"),
         (["IMAGES", "--device", "abacus"], 2, "not a device"),
         (["IMAGES", "--markdown", "no/such/folder.md"], 74, "does not exist"),

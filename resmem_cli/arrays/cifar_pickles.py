@@ -108,6 +108,10 @@ def _label_column(path: Path, batch: dict[str, Any], key: str, n: int) -> NDArra
 
 def _groups(path: Path, labels: NDArray[np.int32], n_classes: int) -> NDArray[np.int32]:
     coarse = _label_column(path, _unpickle(path), "coarse_labels", len(labels))
+    if labels.max() >= n_classes:
+        raise DataError(
+            "a label is no class", file=path, expected=f"0 to {n_classes - 1}", found=int(labels.max())
+        )
     groups = np.full(n_classes, -1, np.int32)
     groups[labels] = coarse
     if (groups < 0).any() or (groups[labels] != coarse).any():

@@ -115,7 +115,7 @@ def draw_early_stopping(study: Mapping[str, Any]) -> Figure | None:
     part=Part.STUDY,
     study=_STUDY,
     title="Accuracy along each setting",
-    caption="One setting changes, the others stay at the paper's. Dashed: the network alone. As figure 5.",
+    caption="One setting changes, the others stay as the table says. Dashed: the network alone. As figure 5.",
 )
 def draw_sensitivity(study: Mapping[str, Any]) -> Figure | None:
     """Draw the accuracy along k, sigma and T."""

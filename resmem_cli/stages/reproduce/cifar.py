@@ -114,8 +114,21 @@ def reproduce_cifar(
     files.check()
     digest = images.digest()
     # Its files are those of this data, parted in this way, or the folder is refused.
-    RunFolder(folder / "data", {"data": digest, "held_out": config.held_out})
+    described = {
+        "data": digest,
+        "held_out": config.held_out,
+        "class_names": images.class_names,
+        "groups": None if images.groups is None else images.groups.tolist(),
+    }
+    RunFolder(folder / "data", described)
     parts = ImageParts(images, folder / "data", held_out=config.held_out, seed=0)
+    smallest = parts.subset(min(config.study.fractions) if "subsets" in chosen else 1.0)
+    if config.study.settings.k > len(smallest.labels):
+        raise UsageError(
+            "-k out of range",
+            expected=f"at most {len(smallest.labels):,}, the training images of the smallest run",
+            found=config.study.settings.k,
+        )
     settings = replace(config.study, groups=given_groups or _groups(images, folder))
 
     runs = ImageRuns(

@@ -15,7 +15,7 @@ from resmem_cli.stages.predict import predict
 from resmem_cli.stages.predict_config import PredictConfig
 from resmem_cli.stages.reproduce.image_parts import HELD_OUT, TEST, ImageParts, Part
 from resmem_cli.stages.reproduce.image_runs import Trained
-from resmem_cli.stages.reproduce.run_folder import MadeFiles
+from resmem_cli.stages.reproduce.run_folder import MadeFiles, damaged
 from resmem_cli.stages.residualize import ResidualizeConfig, residualize
 from resmem_cli.stages.tune import tune
 from resmem_cli.stages.tune_config import TuneConfig
@@ -46,6 +46,13 @@ class MemorySettings:
     def name(self) -> str:
         """The folder of what is made with them."""
         return f"k-{self.k}-sigma-{self.sigma:g}-T-{self.temperature:g}"
+
+    @property
+    def title(self) -> str:
+        """What tables call them."""
+        if self == MemorySettings():
+            return "the paper's settings"
+        return f"k = {self.k}, σ = {self.sigma:g}, T = {self.temperature:g}"
 
 
 @dataclass(frozen=True)
@@ -186,7 +193,10 @@ class ImageMemory:
             lambda: dict(analyze([self.predictions(settings)], config=config).summary),
         )
         n_memory = len(self.parts.subset(self.trained.run.fraction).labels)
-        found: dict[str, Any] = {**whole["runs"][0], "n_memory": n_memory}
+        try:
+            found: dict[str, Any] = {**whole["runs"][0], "n_memory": n_memory}
+        except (TypeError, LookupError) as error:
+            raise damaged(self.files.path / f"report-{name}.json") from error
         return found
 
     def on_training_images(self, settings: MemorySettings) -> dict[str, float]:

@@ -17,7 +17,7 @@ from resmem_cli.artifacts.temporary import new_file
 from resmem_cli.indexes.base import search_others
 from resmem_cli.residual_memory import ResidualMemory
 from resmem_cli.stages.reproduce.image_parts import ImageParts, Part
-from resmem_cli.stages.reproduce.run_folder import RunFolder, write_json
+from resmem_cli.stages.reproduce.run_folder import RunFolder, damaged, write_json
 from resmem_cli.types import Progress, no_progress
 from resmem_cli.weights import default_sigma, neighbor_weights
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from resmem_cli.models.training.recipes import ImageRecipe
 
 NETWORK, TRAINING, _UNFINISHED = "network.safetensors", "training.json", "unfinished.pt"
-_K = 53
+_K, _TEMPERATURE = 53, 1.4
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class ImageRuns:
         recipe: ImageRecipe,
         *,
         digest: str,
-        temperature: float = 1.4,
+        temperature: float = _TEMPERATURE,
         device: str = "auto",
         announce: Callable[[str], None] | None = None,
         progress: Progress = no_progress,
@@ -162,16 +162,21 @@ class ImageRuns:
             Epochs after which the network is kept too; see `after`. They must be asked for before the run
             is finished, or the run is made again.
         """
-        folder = RunFolder(self.folder / run.name, self._settings(run))
+        name = run.name
+        if run.joint and self._temperature != _TEMPERATURE:
+            name += f"-at-{self._temperature:g}"
+        folder = RunFolder(self.folder / name, self._settings(run))
         wanted = [path for epoch in keep if epoch < run.epochs if not (path := _kept(folder, epoch)).exists()]
         if wanted or not (folder.has(TRAINING) and folder.has(NETWORK)):
             if wanted:
                 (folder.path / TRAINING).unlink(missing_ok=True)
             self._train(folder, run, keep)
         told = folder.json(TRAINING, dict)
-        return Trained(
-            folder, run, folder.path / NETWORK, self.arch_args, tuple(told["mean"]), tuple(told["std"]), told
-        )
+        try:
+            mean, std = tuple(told["mean"]), tuple(told["std"])
+        except (TypeError, LookupError) as error:
+            raise damaged(folder.path / TRAINING) from error
+        return Trained(folder, run, folder.path / NETWORK, self.arch_args, mean, std, told)
 
     def after(self, trained: Trained, epoch: int) -> Path:
         """Give the network as it was after an epoch for which it was kept."""

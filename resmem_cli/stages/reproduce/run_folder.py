@@ -111,6 +111,11 @@ class RunFolder(MadeFiles):
             )
 
 
+def damaged(path: Path) -> DataError:
+    """Make the error for a file of a run that does not hold what it should."""
+    return DataError("not as expected", file=path, remedy="remove it, to have it made again")
+
+
 def write_json(path: Path, values: Any) -> None:
     """Write JSON values to a file, whole or not at all."""
     with new_file(path) as stream:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from resmem_cli.results import Cell, Column, Estimate, ResultTable, Unit
 from resmem_cli.stages.reproduce import published_cifar as paper
 from resmem_cli.stages.reproduce.image_studies.base import ImageStudies, StudyPart, image_study
@@ -133,6 +131,6 @@ def _examples(examples: list[Mapping[str, Any]]) -> ResultTable:
 
 
 def _most(example: Mapping[str, Any], count: int = 3) -> list[Mapping[str, Any]]:
-    near = example["neighbors"]
-    order = np.argsort([-(one["contribution"] or 0.0) for one in near], kind="stable")
-    return [near[i] for i in order[:count]]
+    """Of the rows that weighed most, give those that spoke for the answer."""
+    near = [one for one in example["neighbors"] if (one["contribution"] or 0.0) > 0]
+    return sorted(near, key=lambda one: -one["contribution"])[:count]

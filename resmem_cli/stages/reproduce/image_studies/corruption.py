@@ -80,7 +80,7 @@ def _shifted(
     studies: ImageStudies, memory: ImageMemory, kind: Corruption, strength: int, count: int
 ) -> dict[str, float]:
     settings, seed = studies.config.settings, studies.config.seed
-    files = MadeFiles(memory.files.path / f"{kind}-{strength}")
+    files = MadeFiles(memory.files.path / f"{kind}-{strength}-{count}-rows")
     test = _corrupted_part(studies.parts.test(), files.path, kind, strength, seed=seed)
     held_out = studies.parts.held_out()
     chosen = np.random.default_rng([seed, count]).permutation(len(held_out.labels))[:count]

@@ -53,10 +53,10 @@ def depths(studies: ImageStudies) -> StudyPart:
 
 
 def _between(rows: list[tuple[Cell, ...]]) -> list[str]:
-    """Say whether a network with memory reaches the next deeper one without."""
+    """Say whether a network with memory, tuned, reaches the next deeper one without."""
     told = []
-    for (name, _, given, _, tuned, *_), (deeper, base, *_) in zip(rows[:-1], rows[1:], strict=True):
-        best, goal = max(float(str(given)), float(str(tuned))), float(str(base))
-        verb = "reaches" if best >= goal else "does not reach"
-        told.append(f"{name} with memory {verb} {deeper} without ({100 * best:.2f} and {100 * goal:.2f} %).")
+    for (name, _, _, _, tuned, *_), (deeper, base, *_) in zip(rows[:-1], rows[1:], strict=True):
+        own, goal = float(str(tuned)), float(str(base))
+        verb = "reaches" if own >= goal else "does not reach"
+        told.append(f"{name} with tuned memory {verb} {deeper} ({100 * own:.2f} and {100 * goal:.2f} %).")
     return [" ".join(told)] if told else []

@@ -25,7 +25,7 @@ def joint(studies: ImageStudies) -> StudyPart:
     rows: list[tuple[Cell, ...]] = []
     each: list[tuple[Cell, ...]] = []
     notes: list[str] = []
-    for name, settings in (("the paper's settings", config.settings), ("tuned", None)):
+    for name, settings in ((config.settings.title, config.settings), ("tuned", None)):
         first = [memory.result(settings) for memory in two_step]
         second = [memory.result(settings) for memory in together]
         rows.append((f"two steps, {name}", *outcomes(first)))

@@ -53,7 +53,7 @@ def seeds(studies: ImageStudies) -> StudyPart:
     )
     each: list[tuple[Cell, ...]] = []
     for seed, pair in enumerate(zip(given, tuned, strict=True)):
-        for name, result in zip(("the paper's settings", "tuned"), pair, strict=True):
+        for name, result in zip((told.title, "tuned"), pair, strict=True):
             settings = (result["k"], result["sigma"], result["temperature"], result["strength"])
             shares = (result["base_accuracy"], result["accuracy"])
             each.append((f"seed {seed}, {name}", *settings, *shares, gain_of(result), result["p_value"]))
