@@ -295,6 +295,13 @@ def test_bytes_and_times_are_told_of_every_model(finished: Path) -> None:
     assert all(row["tokens/s"] == row["tokens"] / row["seconds"] for row in speed)
 
 
+def test_an_output_among_the_texts_is_refused(texts: Path, resmem: Resmem) -> None:
+    done = resmem("reproduce", "language", texts, "-o", texts / "run", *OPTIONS, "-q")
+    assert done.status == 2
+    assert "the folder of texts" in done.stderr
+    assert not (texts / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "status", "words"),
     [
@@ -304,6 +311,9 @@ def test_bytes_and_times_are_told_of_every_model(finished: Path) -> None:
         (["--held-out", "0.5"], 2, ["--held-out"]),
         (["--vocab", "100"], 2, ["--vocab", "at least 256"]),
         (["--kind", "none"], 2, ["no such kind of index"]),
+        (["--recall", "2"], 2, ["--recall out of range"]),
+        (["--memory-tokens", "20"], 2, ["--memory-tokens out of range"]),
+        (["--sizes", "33x1,16x1"], 2, ["--sizes", "the smaller ones first"]),
         (["--device", "cuda:77"], 2, ["--device"]),
         (["--glob", "*.rst"], 65, ["too few texts", "*.rst", "--glob"]),
     ],

@@ -120,7 +120,7 @@ def imagenet_size(
     config.check()
     folder = Path(folder)
     files = files or StudyFiles(folder / "imagenet.h5")
-    settings = {name: value for name, value in asdict(config).items() if not name.startswith("memory")}
+    settings = {name: value for name, value in asdict(config).items() if name != "memory_text"}
     run = RunFolder(folder, {"study": "imagenet, synthetic", **settings})
     files.check()
     steps = _Steps(run, config, announce, progress).all()
@@ -267,8 +267,9 @@ def _costs_table(config: ImagenetSizeConfig, steps: dict[str, dict[str, Any]]) -
         f"{config.classes:,} classes in {config.storage}, seed {config.seed}: what each step takes"
     )
     notes = (
-        f"Each command is a process of its own, told to stay within {memory_text(config.memory)}. Resident "
-        "memory includes pages of mapped files, which the system takes back when it needs them. CPU seconds "
+        f"Each command is a process of its own; index and predict are told to stay within "
+        f"{memory_text(config.memory)}. Resident memory includes pages of mapped files, which the system "
+        "takes back when it needs them. CPU seconds "
         "are of all cores together; with far fewer than seconds the machine was busy otherwise.",
     )
     return ResultTable("cost", title, columns, (*rows, total), notes)

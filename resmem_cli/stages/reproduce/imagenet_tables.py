@@ -9,13 +9,13 @@ from resmem_cli.results import Cell, Column, ResultTable, Unit
 from resmem_cli.stages.reproduce.published_imagenet import (
     IMAGENET,
     IMAGENET_CLASSES,
-    IMAGENET_DIMENSIONS,
     IMAGENET_QUERIES,
     IMAGENET_ROWS,
 )
 from resmem_cli.stages.reproduce.report_cells import OUTCOMES, SETTINGS, outcome_cells, settings_cells
 
-_TRUE_SIZE = (IMAGENET_ROWS, IMAGENET_DIMENSIONS, IMAGENET_CLASSES, IMAGENET_QUERIES)
+# Not the dimensions: wide networks have more than the paper's 1,280.
+_TRUE_SIZE = (IMAGENET_ROWS, IMAGENET_CLASSES, IMAGENET_QUERIES)
 
 Results = Mapping[str, Mapping[str, Any]]
 """By the model's name: `shape` (rows, dimensions, classes, queries), and what `analyze` tells of the paper's
@@ -26,12 +26,17 @@ def notices_of(results: Results) -> list[str]:
     """Say which widths are missing, and whose arrays are not of ImageNet's size."""
     missing = [name for name in IMAGENET if name not in results]
     told = [f"left out, for there are no arrays of them: {', '.join(missing)}"] if missing else []
-    other = [name for name, row in results.items() if name in IMAGENET and tuple(row["shape"]) != _TRUE_SIZE]
+    sizes = {name: (rows, classes, queries) for name, (rows, _, classes, queries) in _shapes(results)}
+    other = [name for name, size in sizes.items() if name in IMAGENET and size != _TRUE_SIZE]
     if other:
         told.append(
             f"{', '.join(other)}: not of ImageNet's size, so the paper's numbers are no measure of ours"
         )
     return told
+
+
+def _shapes(results: Results) -> list[tuple[str, tuple[int, int, int, int]]]:
+    return [(name, tuple(row["shape"])) for name, row in results.items()]
 
 
 def table_2(results: Results) -> ResultTable:
@@ -76,7 +81,8 @@ def tuned_table(results: Results, *, sample: int) -> ResultTable:
     )
     columns = (Column("model", Unit.TEXT), *SETTINGS, Column("strength"), *OUTCOMES)
     notes = (
-        f"Tuned on {sample:,} rows of the memory, each left out in turn; the queries were not looked "
-        "at. The network was trained on these rows, so its residuals there are smaller than on new images.",
+        f"Tuned on {sample:,} rows of each memory, or all where it has fewer, each left out in turn; the "
+        "queries were not looked at. The network was trained on these rows, so its residuals there are "
+        "smaller than on new images.",
     )
     return ResultTable("tuned", "The same with tuned settings", columns, rows, notes)

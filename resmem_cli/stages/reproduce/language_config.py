@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resmem_cli.arrays.byte_pairs import LEAST_VOCABULARY
 from resmem_cli.errors import UsageError
+from resmem_cli.indexes.base import index_kinds
 from resmem_cli.memory_size import DEFAULT_MEMORY
 
 WINDOW, STRIDE, TOP = 256, 192, 128
@@ -18,6 +20,7 @@ PAPER_K, PAPER_SIGMA = 50, 1.0
 """The paper's settings; T = 1 (section 4.3)."""
 
 _HEAD_WIDTH = 32
+_LEAST_MEMORY = 100  # for the paper's k, and a few more
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,19 @@ class LanguageStudyConfig:
         for flag, count in counts.items():
             if count < 1:
                 raise UsageError(f"{flag} out of range", expected="at least 1", found=count)
+        if self.vocabulary < LEAST_VOCABULARY:
+            raise UsageError(
+                "--vocab out of range", expected=f"at least {LEAST_VOCABULARY}", found=self.vocabulary
+            )
+        if self.memory_tokens < _LEAST_MEMORY:
+            raise UsageError(
+                "--memory-tokens out of range", expected=f"at least {_LEAST_MEMORY}", found=self.memory_tokens
+            )
+        if not 0 < self.recall <= 1:
+            raise UsageError("--recall out of range", expected="above 0, at most 1", found=self.recall)
+        if self.kind not in index_kinds():
+            kinds = ", ".join(index_kinds())
+            raise UsageError("no such kind of index", field="--kind", expected=kinds, found=self.kind)
         if not 0 < self.held_out < 0.5:
             raise UsageError("--held-out out of range", expected="above 0, below 0.5", found=self.held_out)
         if not (math.isfinite(self.peak_learning_rate) and self.peak_learning_rate > 0):
@@ -150,6 +166,9 @@ class LanguageStudyConfig:
         names = [size.name for size in self.sizes]
         if len(names) < 2 or len(set(names)) < len(names):
             raise UsageError("--sizes", expected="two different ones or more", found=",".join(names))
+        weights = [size.depth * size.width**2 for size in self.sizes]
+        if weights != sorted(weights):
+            raise UsageError("--sizes", expected="the smaller ones first", found=",".join(names))
 
     def settings(self, *, digest: str, device: str) -> dict[str, Any]:
         """Give all that a run's files depend on, as JSON values."""

@@ -139,7 +139,7 @@ def reach_table(models: Sequence[Steps]) -> ResultTable:
         told = reports_of(smaller)["tuned"]
         alone = reports_of(larger)["paper"]["base_accuracy"]
         gap = alone - told["base_accuracy"]
-        if gap > 0:
+        if gap > 0 and told["interval"][0] > 0:
             notes.append(
                 f"Memory makes up {100 * told['gain'] / gap:.0f} % of the {100 * gap:.2f} points between "
                 f"{smaller.size.name} and {larger.size.name} (tuned)."
