@@ -7,18 +7,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resmem_cli.errors import UsageError
-
-# Imported for what they register.
-from resmem_cli.plots import (  # noqa: F401
-    comparison,
-    images,
-    reproduce_imagenet,
-    reproduce_language,
-    theory,
-    tuning,
-    where,
-)
-from resmem_cli.plots.registry import RECIPES, Part
+from resmem_cli.plots.registry import Part, recipes
 from resmem_cli.plots.style import DPI, drawing, finish
 
 if TYPE_CHECKING:
@@ -79,7 +68,7 @@ def study_figures(study: str, document: Mapping[str, Any]) -> dict[str, Drawing]
     """
     drawn: dict[str, Drawing] = {}
     with drawing():
-        for one in RECIPES.values():
+        for one in recipes():
             if one.part is Part.STUDY and one.study == study:
                 figure = one.draw(document)
                 if figure is not None:
@@ -119,16 +108,16 @@ def figure_files(
 
 def _wanted(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Any, Mapping[str, Any]]]:
     runs = report.get("runs") or []
-    for recipe in RECIPES.values():
+    for recipe in recipes():
         if recipe.part is Part.REPORT:
             yield recipe.name, recipe.title, recipe.caption, recipe.draw, report
     for place, run in enumerate(runs, 1):
         suffix, note = (f"_{place}", f", run {place}") if len(runs) > 1 else ("", "")
-        for recipe in RECIPES.values():
+        for recipe in recipes():
             if recipe.part is Part.RUN:
                 yield recipe.name + suffix, recipe.title + note, recipe.caption, recipe.draw, run
     if report.get("tuning"):
-        for recipe in RECIPES.values():
+        for recipe in recipes():
             if recipe.part is Part.TUNING:
                 yield recipe.name, recipe.title, recipe.caption, recipe.draw, report["tuning"]
 

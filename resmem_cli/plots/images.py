@@ -7,76 +7,56 @@ from typing import TYPE_CHECKING, Any
 
 from resmem_cli.plots import style
 from resmem_cli.plots.labels import shorten
-from resmem_cli.plots.registry import Part, recipe
+from resmem_cli.plots.study_tables import Row, column_of, figures_of_study, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_STUDY = "cifar"
+_figure = figures_of_study("cifar")
+
 _NAME_WIDTH = 16
 
 
-class _Rows:
-    """A table's rows, their cells by column name."""
-
-    def __init__(self, document: Mapping[str, Any]) -> None:
-        self._places = {column["name"]: place for place, column in enumerate(document["columns"])}
-        self._rows = document["rows"]
-
-    def column(self, name: str) -> list[Any]:
-        """Give one column; of estimates their values."""
-        return [_value(row[self._places[name]]) for row in self._rows]
-
-
-def _table(study: Mapping[str, Any], name: str) -> _Rows | None:
-    document = study["tables"].get(name)
-    return None if document is None or not document["rows"] else _Rows(document)
-
-
-@recipe(
+@_figure(
     "depths",
-    part=Part.STUDY,
-    study=_STUDY,
     title="Accuracy by depth",
     caption="The same budget for each network. As figure 2(a) of the paper.",
 )
 def draw_depths(study: Mapping[str, Any]) -> Figure | None:
     """Draw base, ResMem and tuned ResMem of each depth."""
-    table = _table(study, "depths")
-    if table is None or len(table.column("base")) < 2:
+    rows = rows_of(study, "depths")
+    if len(rows) < 2:
         return None
     figure = style.new_figure(height=3.2)
     axes = figure.add_subplot()
-    depths = [int(name.rpartition("-")[2]) for name in table.column("")]
-    _three_lines(axes, depths, table)
+    depths = [int(name.rpartition("-")[2]) for name in column_of(rows, "")]
+    _three_lines(axes, depths, rows)
     axes.set_xticks(depths)
     axes.set_xlabel("layers")
     style.legend_above(figure, axes, columns=3)
     return figure
 
 
-@recipe(
+@_figure(
     "subsets",
-    part=Part.STUDY,
-    study=_STUDY,
     title="Accuracy by share of the training data",
     caption="Left: test images. Right: the training images themselves. As figures 2(b) and 4 of the paper.",
 )
 def draw_subsets(study: Mapping[str, Any]) -> Figure | None:
     """Draw test and training accuracies of each share."""
-    table = _table(study, "subsets")
-    if table is None or len(table.column("base")) < 2:
+    rows = rows_of(study, "subsets")
+    if len(rows) < 2:
         return None
     figure = style.new_figure(height=3.2)
     left, right = figure.subplots(1, 2)
-    shares = table.column("share")
-    _three_lines(left, shares, table)
+    shares = column_of(rows, "share")
+    _three_lines(left, shares, rows)
     for axes, title in ((left, "test images"), (right, "training images")):
         axes.set_title(title)
         axes.set_xlabel("share of the data (%)")
-    _line(right, shares, table.column("training images: base"), "base", color=style.INK)
-    _line(right, shares, table.column("training images: ResMem"), "ResMem", color=style.BLUE)
+    _line(right, shares, column_of(rows, "training images: base"), "base", color=style.INK)
+    _line(right, shares, column_of(rows, "training images: ResMem"), "ResMem", color=style.BLUE)
     for axes in (left, right):
         style.percent_axis(axes.xaxis)
         style.percent_axis(axes.yaxis)
@@ -84,25 +64,23 @@ def draw_subsets(study: Mapping[str, Any]) -> Figure | None:
     return figure
 
 
-@recipe(
+@_figure(
     "early_stopping",
-    part=Part.STUDY,
-    study=_STUDY,
     title="Accuracy of a network stopped early",
     caption="Solid: ours. Dotted: table 1 of the paper, at the same shares of its schedule.",
 )
 def draw_early_stopping(study: Mapping[str, Any]) -> Figure | None:
     """Draw ours and the paper's accuracies along the schedule."""
-    table = _table(study, "epochs")
-    if table is None or len(table.column("base")) < 2:
+    rows = rows_of(study, "epochs")
+    if len(rows) < 2:
         return None
     figure = style.new_figure(height=3.2)
     axes = figure.add_subplot()
-    shares = table.column("of the schedule")
-    _three_lines(axes, shares, table)
+    shares = column_of(rows, "of the schedule")
+    _three_lines(axes, shares, rows)
     for name, color in (("base", style.INK), ("ResMem", style.BLUE)):
         axes.plot(
-            shares, table.column(f"paper: {name}"), "o:", color=color, label=f"paper: {name}", alpha=0.6
+            shares, column_of(rows, f"paper: {name}"), "o:", color=color, label=f"paper: {name}", alpha=0.6
         )
     style.percent_axis(axes.xaxis)
     axes.set_xlabel("share of the schedule (%)")
@@ -110,19 +88,19 @@ def draw_early_stopping(study: Mapping[str, Any]) -> Figure | None:
     return figure
 
 
-@recipe(
+@_figure(
     "sensitivity_cifar",
-    part=Part.STUDY,
-    study=_STUDY,
     title="Accuracy along each setting",
     caption="One setting changes, the others stay as the table says. Dashed: the network alone. As figure 5.",
 )
 def draw_sensitivity(study: Mapping[str, Any]) -> Figure | None:
     """Draw the accuracy along k, sigma and T."""
-    table = _table(study, "sensitivity")
-    if table is None:
+    rows = rows_of(study, "sensitivity")
+    if not rows:
         return None
-    names, values, accuracies, gains = (table.column(name) for name in ("setting", "value", "ResMem", "gain"))
+    names, values, accuracies, gains = (
+        column_of(rows, name) for name in ("setting", "value", "ResMem", "gain")
+    )
     axes_of = list(dict.fromkeys(names))
     figure = style.new_figure(height=2.6)
     panels = figure.subplots(1, len(axes_of), sharey=True, squeeze=False)[0]
@@ -136,22 +114,20 @@ def draw_sensitivity(study: Mapping[str, Any]) -> Figure | None:
     return figure
 
 
-@recipe(
+@_figure(
     "cost",
-    part=Part.STUDY,
-    study=_STUDY,
     title="Accuracy by the time of one image",
     caption="A network with memory beside deeper networks, one image at a time on the CPU.",
 )
 def draw_cost(study: Mapping[str, Any]) -> Figure | None:
     """Draw accuracy against latency."""
-    table = _table(study, "cost")
-    if table is None:
+    rows = rows_of(study, "cost")
+    if not rows:
         return None
     figure = style.new_figure(height=3.2)
     axes = figure.add_subplot()
-    rows = zip(table.column(""), table.column("ms an image"), table.column("accuracy"), strict=True)
-    for name, milliseconds, accuracy in rows:
+    for row in rows:
+        name, milliseconds, accuracy = row[""], row["ms an image"], row["accuracy"]
         if accuracy is None:
             continue
         with_memory = "memory" in name
@@ -167,19 +143,17 @@ def draw_cost(study: Mapping[str, Any]) -> Figure | None:
     return figure
 
 
-@recipe(
+@_figure(
     "corruption",
-    part=Part.STUDY,
-    study=_STUDY,
     title="Accuracy on corrupted images",
     caption="At five strengths. Green: with some corrupted, labelled images in the memory.",
 )
 def draw_corruption(study: Mapping[str, Any]) -> Figure | None:
     """Draw base, ResMem, and ResMem with shifted rows along the strengths of each corruption."""
-    table = _table(study, "corruption")
-    if table is None:
+    rows = rows_of(study, "corruption")
+    if not rows:
         return None
-    kinds, strengths = table.column("corruption"), table.column("strength")
+    kinds, strengths = column_of(rows, "corruption"), column_of(rows, "strength")
     names = [kind for kind in dict.fromkeys(kinds) if kind != "none"]
     figure = style.new_figure(height=2.8)
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
@@ -187,7 +161,7 @@ def draw_corruption(study: Mapping[str, Any]) -> Figure | None:
     for axes, kind in zip(panels, names, strict=True):
         chosen = [i for i, one in enumerate(kinds) if one == kind]
         for name, color in lines:
-            accuracies = table.column(name)
+            accuracies = column_of(rows, name)
             _line(axes, [strengths[i] for i in chosen], [accuracies[i] for i in chosen], name, color=color)
         axes.set_title(kind)
         axes.set_xlabel("strength")
@@ -198,25 +172,23 @@ def draw_corruption(study: Mapping[str, Any]) -> Figure | None:
     return figure
 
 
-@recipe(
+@_figure(
     "joint",
-    part=Part.STUDY,
-    study=_STUDY,
     title="Joint training against two steps",
     caption="Each line is one seed; filled: with memory, tuned; hollow: the network alone.",
 )
 def draw_joint(study: Mapping[str, Any]) -> Figure | None:
     """Draw each seed's accuracies both ways."""
-    table = _table(study, "joint_runs")
-    if table is None:
+    rows = rows_of(study, "joint_runs")
+    if not rows:
         return None
     figure = style.new_figure(height=3.0)
     axes = figure.add_subplot()
-    for i, name in enumerate(table.column("")):
+    for i, name in enumerate(column_of(rows, "")):
         if not name.endswith(", tuned"):
             continue
         for part, color, face in (("base", style.INK, "white"), ("ResMem", style.BLUE, style.BLUE)):
-            ends = [table.column(f"{way}: {part}")[i] for way in ("two steps", "joint")]
+            ends = [column_of(rows, f"{way}: {part}")[i] for way in ("two steps", "joint")]
             axes.plot([0, 1], ends, "o-", color=color, markerfacecolor=face)
     axes.set_xticks([0, 1], ["two steps", "joint"])
     axes.set_xlim(-0.4, 1.4)
@@ -225,10 +197,8 @@ def draw_joint(study: Mapping[str, Any]) -> Figure | None:
     return figure
 
 
-@recipe(
+@_figure(
     "examples",
-    part=Part.STUDY,
-    study=_STUDY,
     title="Test images that memory corrected, and what it remembered",
     caption="First the test image, its class in blue, what the network had said in red; then the training "
     "images that added most to the answer. As figure 3 of the paper.",
@@ -270,19 +240,13 @@ def _picture(axes: Axes, image: Any, title: str, *, color: str) -> None:
     axes.set_title(title, fontsize=6, color=color, pad=2)
 
 
-def _three_lines(axes: Axes, places: Sequence[float], table: _Rows) -> None:
-    _line(axes, places, table.column("base"), "base", color=style.INK)
-    _line(axes, places, table.column("ResMem"), "ResMem", color=style.BLUE)
-    _line(axes, places, table.column("ResMem, tuned"), "ResMem, tuned", color=style.SKY)
+def _three_lines(axes: Axes, places: Sequence[float], rows: list[Row]) -> None:
+    _line(axes, places, column_of(rows, "base"), "base", color=style.INK)
+    _line(axes, places, column_of(rows, "ResMem"), "ResMem", color=style.BLUE)
+    _line(axes, places, column_of(rows, "ResMem, tuned"), "ResMem, tuned", color=style.SKY)
     axes.set_ylabel("accuracy (%)")
     style.percent_axis(axes.yaxis)
 
 
 def _line(axes: Axes, places: Sequence[float], values: Sequence[float], label: str, *, color: str) -> None:
     axes.plot(places, values, "o-", color=color, label=label)
-
-
-def _value(cell: Any) -> Any:
-    if not isinstance(cell, Mapping):
-        return cell
-    return cell["mean"] if "mean" in cell else cell["value"]

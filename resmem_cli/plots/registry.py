@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,19 +52,29 @@ class Recipe:
     study: str = ""
 
 
-RECIPES: dict[str, Recipe] = {}
+_RECIPES: dict[str, Recipe] = {}
 
 
 def recipe(name: str, *, part: Part, title: str, caption: str, study: str = "") -> Callable[[Draw], Draw]:
-    """Register a drawing function; figures appear in the order in which they are registered."""
+    """Register a drawing function; figures appear by module, then in the order of registration."""
 
     def register(draw: Draw) -> Draw:
-        RECIPES[name] = Recipe(name, title, caption, part, draw, study)
+        _RECIPES[name] = Recipe(name, title, caption, part, draw, study)
         return draw
 
     return register
 
 
+@cache
+def recipes() -> tuple[Recipe, ...]:
+    """Give every figure, by module and then in the module's order; importing the modules registers them."""
+    package = __name__.rpartition(".")[0]
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        importlib.import_module(f"{package}.{module.name}")
+    # Whatever was imported first. A `partial` has no module, its function has.
+    return tuple(sorted(_RECIPES.values(), key=lambda one: getattr(one.draw, "func", one.draw).__module__))
+
+
 def names_of(part: Part) -> list[str]:
     """Name the figures drawn from one part, in order."""
-    return [name for name, one in RECIPES.items() if one.part is part]
+    return [one.name for one in recipes() if one.part is part]

@@ -7,28 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 from resmem_cli.plots import style
 from resmem_cli.plots.labels import known, shorten
-from resmem_cli.plots.registry import Part, recipe
+from resmem_cli.plots.study_tables import Row, figures_of_study, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_figure = figures_of_study("imagenet")
+
 _GAIN = "gain [95 %]"
 
 
-@recipe(
+@_figure(
     "imagenet_gain",
-    part=Part.STUDY,
-    study="imagenet",
     title="Gain of ResMem by the network's width",
     caption="Dots: our gain, with its 95 % interval. Diamonds: the paper's, of table 2, without one.",
 )
 def draw_gain(document: Mapping[str, Any]) -> Figure | None:
     """Draw each model's gain with the paper's settings, with tuned ones if there are, and the paper's."""
-    table = document["tables"].get("table2")
-    if table is None:
+    rows, tuned = rows_of(document, "table2"), rows_of(document, "tuned")
+    if not rows:
         return None
-    rows = _rows(table)
     figure = style.new_figure(height=1.1 + 0.4 * len(rows))
     axes = figure.add_subplot()
     axes.axvline(0, color=style.GREY, linewidth=1)
@@ -42,11 +41,10 @@ def draw_gain(document: Mapping[str, Any]) -> Figure | None:
         markersize=6,
         label="the paper",
     )
-    tuned = document["tables"].get("tuned")
-    shift = 0.0 if tuned is None else 0.12
+    shift = 0.12 if tuned else 0.0
     _draw_ours(axes, rows, -shift, color=style.BLUE, label="ours")
-    if tuned is not None:
-        _draw_ours(axes, _rows(tuned), shift, color=style.VERMILLION, label="ours, tuned")
+    if tuned:
+        _draw_ours(axes, tuned, shift, color=style.VERMILLION, label="ours, tuned")
     axes.set_yticks(range(len(rows)), labels=[shorten(row["model"], 26) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
@@ -56,14 +54,9 @@ def draw_gain(document: Mapping[str, Any]) -> Figure | None:
     return figure
 
 
-def _draw_ours(axes: Axes, rows: list[dict[str, Any]], shift: float, *, color: str, label: str) -> None:
+def _draw_ours(axes: Axes, rows: list[Row], shift: float, *, color: str, label: str) -> None:
     for place, row in enumerate(rows):
         gain = row[_GAIN]
         axes.plot([gain["low"], gain["high"]], [place + shift] * 2, color=color, linewidth=2, alpha=0.5)
     gains = [row[_GAIN]["value"] for row in rows]
     axes.plot(gains, [place + shift for place in range(len(rows))], "o", color=color, label=label)
-
-
-def _rows(table: Mapping[str, Any]) -> list[dict[str, Any]]:
-    names = [column["name"] for column in table["columns"]]
-    return [dict(zip(names, row, strict=True)) for row in table["rows"]]

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from resmem_cli.plots import style
 from resmem_cli.plots.labels import known, shorten
-from resmem_cli.plots.registry import Part, recipe
+from resmem_cli.plots.study_tables import Row, figures_of_study, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_figure = figures_of_study("language")
 
 _COLORS = (style.BLUE, style.VERMILLION, style.GREEN, style.PURPLE, style.ORANGE, style.SKY)
 _METHODS = {
@@ -24,20 +26,17 @@ _PAPER = "paper: "
 _GAP = 0.13
 
 
-@recipe(
+@_figure(
     "language_accuracy",
-    part=Part.STUDY,
-    study="language",
     title="Accuracy with and without memory, by the model's size",
     caption="Left: ours. Right: the paper's T5 models on C4, T5-base without memory. Dotted: the larger "
     "model alone, which the smaller with memory may reach.",
 )
 def draw_accuracy(document: Mapping[str, Any]) -> Figure | None:
     """Draw a column of dots for each model, ours and the paper's in panels of their own."""
-    table = document["tables"].get("accuracy")
-    if table is None:
+    rows = rows_of(document, "accuracy")
+    if not rows:
         return None
-    rows = _rows(table)
     ours = [row for row in rows if not row["model"].startswith(_PAPER)]
     paper = [row for row in rows if row["model"].startswith(_PAPER)]
     figure = style.new_figure(height=3.6)
@@ -51,10 +50,8 @@ def draw_accuracy(document: Mapping[str, Any]) -> Figure | None:
     return figure
 
 
-@recipe(
+@_figure(
     "language_knn_lm",
-    part=Part.STUDY,
-    study="language",
     title="kNN-LM by the weight of its neighbours, against ResMem",
     caption="Curves: kNN-LM's gain on the network alone, by the weight of the neighbours' vote; at 1 the "
     "neighbours alone. Level lines: ResMem on the same neighbours, dotted with the paper's settings, dashed "
@@ -96,7 +93,7 @@ def draw_knn_lm(document: Mapping[str, Any]) -> Figure | None:
     return figure
 
 
-def _columns(axes: Axes, rows: list[dict[str, Any]], labels: list[str]) -> None:
+def _columns(axes: Axes, rows: list[Row], labels: list[str]) -> None:
     shown = [(name, *_METHODS[name]) for name in _METHODS]
     for index, (name, label, color, marker) in enumerate(shown):
         places = [place + (index - (len(shown) - 1) / 2) * _GAP for place in range(len(rows))]
@@ -116,8 +113,3 @@ def _columns(axes: Axes, rows: list[dict[str, Any]], labels: list[str]) -> None:
 
 def _millions(weights: Any) -> str:
     return f"{known(weights) / 1e6:.2g} M"
-
-
-def _rows(table: Mapping[str, Any]) -> list[dict[str, Any]]:
-    names = [column["name"] for column in table["columns"]]
-    return [dict(zip(names, row, strict=True)) for row in table["rows"]]

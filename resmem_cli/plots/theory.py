@@ -10,7 +10,7 @@ import numpy as np
 
 from resmem_cli.linear_regression import rates
 from resmem_cli.plots import style
-from resmem_cli.plots.registry import Part, recipe
+from resmem_cli.plots.study_tables import Row, figures_of_study, rows_of, value_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,21 +24,19 @@ _DIMENSIONS = (style.BLUE, style.VERMILLION, style.GREEN, style.ORANGE, style.PU
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _RISKS = (("ERM", _ERM), ("1-NN", _NEAREST), ("ResMem", _RESMEM))
 
-Row = dict[str, Any]
+_figure = figures_of_study("theory")
 
 
-@recipe(
+@_figure(
     "theory_risk",
-    part=Part.STUDY,
-    study="theory",
     title="Test risk against the number of training points",
     caption="A row of panels for each dimension d, a column for each norm bound L. Dashed: the floor of ERM, "
     "(1 − L)². Circles: where 1-NN and ResMem fall below ERM for good.",
 )
 def draw_risk(document: Mapping[str, Any]) -> Figure | None:
     """Draw the mean risks of ERM, 1-NN and ResMem."""
-    rows = _rows(document, "risk")
-    crossings = _rows(document, "crossings")
+    rows = rows_of(document, "risk")
+    crossings = rows_of(document, "crossings")
     figure, panels = _panels(rows)
     for axes, d, norm_bound in panels:
         here = _chosen(rows, d, norm_bound)
@@ -51,23 +49,21 @@ def draw_risk(document: Mapping[str, Any]) -> Figure | None:
             below, above = row["what"].split(" below ")
             if above == "ERM" and row["n"] is not None:
                 color = dict(_RISKS)[below]
-                n = _value(row["n"])
+                n = value_of(row["n"])
                 at = [n], [_between(here, "ERM", n)]
                 axes.plot(*at, "o", markersize=7, markerfacecolor="none", markeredgecolor=color)
     return _label(figure, panels, "test risk", columns=4)
 
 
-@recipe(
+@_figure(
     "theory_terms",
-    part=Part.STUDY,
-    study="theory",
     title="The terms T1 and T2 of the risk",
     caption="Solid: measured. Dashed: the theorem's bounds, scaled to pass through the measured value in the "
     "middle. Dotted: the limits for large n, with their constants.",
 )
 def draw_terms(document: Mapping[str, Any]) -> Figure | None:
     """Draw T1 and T2 with the shapes of their bounds and their limits."""
-    rows = _rows(document, "risk")
+    rows = rows_of(document, "risk")
     figure, panels = _panels(rows)
     for axes, d, norm_bound in panels:
         here = _chosen(rows, d, norm_bound)
@@ -89,7 +85,7 @@ def draw_terms(document: Mapping[str, Any]) -> Figure | None:
         ):
             _plot(axes, here, name, color=color, label=name)
             middle = len(here) // 2
-            value = _value(here[middle][name])
+            value = value_of(here[middle][name])
             if value <= rates.ROUNDING or bound[middle] <= 0:
                 continue
             positive = bound > 0
@@ -103,24 +99,22 @@ def draw_terms(document: Mapping[str, Any]) -> Figure | None:
     return _label(figure, panels, "term of the risk", columns=2)
 
 
-@recipe(
+@_figure(
     "theory_distance",
-    part=Part.STUDY,
-    study="theory",
     title="Squared distance to the nearest training point",
     caption="Points: E[Z_n] as measured. Dotted: its limit (d + 2) Γ(1 + 2/d) n^(−2/d). Dashed: the bound of "
     "lemma A.1, d² [log(n^(1/d)) / n]^(1/d), with the constant 1.",
 )
 def draw_distance(document: Mapping[str, Any]) -> Figure | None:
     """Draw E[Z_n] with its bound and its limit, a colour for each dimension."""
-    rows = _rows(document, "distance")
+    rows = rows_of(document, "distance")
     figure = style.new_figure(height=3.9)
     axes = figure.add_subplot()
     for place, d in enumerate(dict.fromkeys(row["d"] for row in rows)):
         color = _DIMENSIONS[place % len(_DIMENSIONS)]
         here = [row for row in rows if row["d"] == d]
         n = [row["n"] for row in here]
-        axes.plot(n, [_value(row["E[Z_n]"]) for row in here], "o", color=color, label=f"d = {d}")
+        axes.plot(n, [value_of(row["E[Z_n]"]) for row in here], "o", color=color, label=f"d = {d}")
         axes.plot(n, [row[_heading(row, "limit")] for row in here], ":", color=color)
         bounds = [(row["n"], row[_heading(row, "bound")]) for row in here if row[_heading(row, "bound")] > 0]
         axes.plot(*_two(bounds), "--", color=color, linewidth=1)
@@ -133,10 +127,8 @@ def draw_distance(document: Mapping[str, Any]) -> Figure | None:
     return figure
 
 
-@recipe(
+@_figure(
     "theory_illustration",
-    part=Part.STUDY,
-    study="theory",
     title="Residual memorization in one dimension",
     caption="Top: the training points and the line fitted to them, with the prediction of line and memory. "
     "Middle: what the line has wrong at each point. Bottom: the nearest point's residual, which is added to "
@@ -171,13 +163,6 @@ def draw_illustration(document: Mapping[str, Any]) -> Figure | None:
     bottom.set_xlabel("x")
     style.legend_above(figure, top, columns=4)
     return figure
-
-
-def _rows(document: Mapping[str, Any], name: str) -> list[Row]:
-    """Give a table's rows as mappings from the columns' names."""
-    table = document["tables"][name]
-    names = [column["name"] for column in table["columns"]]
-    return [dict(zip(names, row, strict=True)) for row in table["rows"]]
 
 
 def _chosen(rows: Sequence[Row], d: int, norm_bound: float) -> list[Row]:
@@ -239,7 +224,7 @@ def _plot(axes: Axes, rows: Sequence[Row], name: str, **looks: Any) -> None:
 
 def _positive(rows: Sequence[Row], name: str) -> Iterator[tuple[float, float]]:
     for row in rows:
-        if (value := _value(row[name])) > rates.ROUNDING:
+        if (value := value_of(row[name])) > rates.ROUNDING:
             yield row["n"], value
 
 
@@ -255,11 +240,6 @@ def _two(pairs: Any) -> tuple[list[float], list[float]]:
         first.append(one)
         second.append(other)
     return first, second
-
-
-def _value(cell: Any) -> float:
-    """Give the number of a cell, which may be a mean or an estimate."""
-    return float(cell.get("mean", cell.get("value"))) if isinstance(cell, Mapping) else float(cell)
 
 
 def _heading(row: Row, start: str) -> str:
