@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -52,7 +53,7 @@ def train_byte_pairs(texts: Iterable[str], *, vocabulary: int) -> bytes:
 def require_tokenizers() -> None:
     """Raise `MissingExtraError` if the package tokenizers is not installed."""
     try:
-        import tokenizers  # noqa: F401 - whether it can be
+        importlib.import_module("tokenizers")
     except ImportError as error:
         raise MissingExtraError(
             f"learning from texts needs the package tokenizers ({error})",

@@ -37,3 +37,24 @@ def lazy_group(commands: Mapping[str, str]) -> type[TyperGroup]:
             return typer.main.get_command(own)
 
     return Commands
+
+
+def lazy_app(name: str, commands: Mapping[str, str], **settings: Any) -> typer.Typer:
+    """Make a group's app; `commands` as for `lazy_group`, `settings` as for `typer.Typer`."""
+    # Plain help: rich's panels would double the time of --help.
+    return typer.Typer(
+        name=name,
+        cls=lazy_group(commands),
+        invoke_without_command=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings=SETTINGS,
+        **settings,
+    )
+
+
+def show_help(context: typer.Context) -> None:
+    """End a group that was called without a command: its help on stderr, the status of a wrong call."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)

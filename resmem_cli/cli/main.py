@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from resmem_cli.cli.failures import run_and_exit
-from resmem_cli.cli.lazy import SETTINGS, lazy_group
+from resmem_cli.cli.lazy import lazy_app, show_help
 from resmem_cli.version import __version__
 
 # In the order of `resmem --help`; each has its module, which only its own use imports.
@@ -27,15 +27,7 @@ _COMMANDS = {
     "info": "info",
     "verify": "verify",
 }
-# Plain help: rich's panels would double the time of --help.
-app = typer.Typer(
-    name="resmem",
-    cls=lazy_group(_COMMANDS),
-    invoke_without_command=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings=SETTINGS,
-)
+app = lazy_app("resmem", _COMMANDS)
 
 
 def _show_version(wanted: bool) -> None:
@@ -56,9 +48,7 @@ def _resmem(
     A pipeline: embed (or import), residualize and index the training rows, predict new ones, analyze.
     Each command reads and writes HDF5 files; `resmem COMMAND --help` tells all of one.
     """
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help(), err=True)
-        raise typer.Exit(2)
+    show_help(context)
 
 
 def main() -> None:

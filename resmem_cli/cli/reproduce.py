@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from resmem_cli.cli.lazy import SETTINGS, lazy_group
+from resmem_cli.cli.lazy import lazy_app, show_help
 
 # In the order of the help; each has its module, which only its own use imports.
 _COMMANDS = {
@@ -13,15 +13,7 @@ _COMMANDS = {
     "imagenet": "reproduce_imagenet",
 }
 
-app = typer.Typer(
-    name="reproduce",
-    cls=lazy_group(_COMMANDS),
-    invoke_without_command=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings=SETTINGS,
-)
+app = lazy_app("reproduce", _COMMANDS, add_completion=False)
 
 
 @app.callback()
@@ -31,6 +23,4 @@ def _reproduce(context: typer.Context) -> None:
     Networks are trained and memories are made by the tool's own stages. Every run is a folder whose files
     are its state: the same command goes on where it was stopped, and repeats nothing.
     """
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help(), err=True)
-        raise typer.Exit(2)
+    show_help(context)

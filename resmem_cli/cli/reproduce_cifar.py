@@ -22,12 +22,7 @@ def run(
             "cifar-100-python, exported arrays with splits train and test, or folders of class folders.",
         ),
     ],
-    folder: Annotated[
-        Path,
-        typer.Option(
-            "-o", "--output", metavar="FOLDER", help="Where everything is made, and kept.", readable=False
-        ),
-    ] = Path("cifar"),
+    folder: study.Folder,
     studies: Annotated[
         str | None,
         typer.Option(

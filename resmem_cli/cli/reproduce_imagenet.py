@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from resmem_cli.cli import console, options
-from resmem_cli.cli.study import Figures, Markdown, show_study
+from resmem_cli.cli.study import Figures, Folder, Markdown, show_study
 from resmem_cli.errors import UsageError
 from resmem_cli.types import StorageType
 
@@ -17,17 +17,7 @@ _DRAWN = {"rows": 1_281_167, "dimensions": 1280, "classes": 1000, "queries": 500
 
 
 def run(
-    output: Annotated[
-        Path,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="DIR",
-            help="Where everything is written.",
-            show_default=False,
-            readable=False,
-        ),
-    ],
+    output: Folder,
     arrays: Annotated[
         Path | None,
         typer.Argument(

@@ -8,21 +8,11 @@ from typing import Annotated
 import typer
 
 from resmem_cli.cli import console, options
-from resmem_cli.cli.study import Figures, Markdown, show_study
+from resmem_cli.cli.study import Figures, Folder, Markdown, show_study
 
 
 def run(
-    output: Annotated[
-        Path,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="DIR",
-            help="Where everything is written.",
-            show_default=False,
-            readable=False,
-        ),
-    ],
+    output: Folder,
     texts: Annotated[
         Path | None,
         typer.Argument(

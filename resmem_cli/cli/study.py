@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,19 @@ from resmem_cli.cli import console
 from resmem_cli.results import ResultTable
 from resmem_cli.types import StageResult
 
+_NOTE_WIDTH = 100
+
+Folder = Annotated[
+    Path,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FOLDER",
+        help="Where everything is made and kept; the same command goes on with what is there.",
+        show_default=False,
+        readable=False,
+    ),
+]
 Markdown = Annotated[
     Path | None,
     typer.Option(
@@ -36,7 +50,8 @@ def show_study(result: StageResult, *, as_json: bool, quiet: bool) -> None:
         table = ResultTable.from_document(document)
         console.emit(f"{table.title}\n\n")
         console.emit_table(table.headings, table.texts())
-        console.emit("".join(f"\n{note}\n" for note in table.notes) + "\n")
+        notes = (textwrap.fill(note, _NOTE_WIDTH, break_on_hyphens=False) for note in table.notes)
+        console.emit("".join(f"\n{note}\n" for note in notes) + "\n")
     rest = {name: value for name, value in result.summary.items() if name not in ("tables", "figures")}
     drawn = ", ".join(result.summary["figures"]) or None
     console.emit_fields({"output": result.output, **rest, "figures": drawn})

@@ -214,9 +214,3 @@ class ImageMemory:
 
         found: dict[str, float] = self.files.json(f"on-training-images-{settings.name}.json", measure)
         return found
-
-    @property
-    def settings_of_tuning(self) -> dict[str, float]:
-        """Give the settings that were tuned."""
-        run = self.result(None)
-        return {name: run[name] for name in ("k", "sigma", "temperature", "strength")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,7 @@ class ImageParts:
         make_folder(folder)
         self.data = data
         self.folder = folder
+        self._made: dict[str, Part] = {}
         self._orders = class_orders(data.train_labels, data.n_classes, seed=seed)
         self._n_held_out = [max(1, round(share * len(order))) for order in self._orders]
         if data.class_names is not None:
@@ -98,27 +99,34 @@ class ImageParts:
 
     def test(self) -> Part:
         """Give the test images."""
-        ids = np.arange(len(self.data.test_labels))
-        part = Part(TEST, self.folder, self.data.test_images, self.data.test_labels, ids)
-        return part.write()
+        if TEST not in self._made:
+            ids = np.arange(len(self.data.test_labels))
+            part = Part(TEST, self.folder, self.data.test_images, self.data.test_labels, ids)
+            self._made[TEST] = part.write()
+        return self._made[TEST]
 
     def held_out(self) -> Part:
         """Give the images held out."""
-        orders = zip(self._orders, self._n_held_out, strict=True)
-        return self._part(HELD_OUT, [order[:n] for order, n in orders])
+        return self._part(HELD_OUT, lambda order, n: order[:n])
 
     def subset(self, fraction: float) -> Part:
         """Give a share of the images that are not held out, of each class at least one."""
-        chosen = []
-        for order, n in zip(self._orders, self._n_held_out, strict=True):
-            left = order[n:]
-            chosen.append(left[: max(1, round(fraction * len(left)))])
-        return self._part("train" if fraction == 1 else f"train-{100 * fraction:g}", chosen)
 
-    def _part(self, name: str, chosen: Sequence[NDArray[np.int64]]) -> Part:
-        rows = np.sort(np.concatenate(chosen))
-        data = self.data
-        return Part(name, self.folder, data.train_images[rows], data.train_labels[rows], rows).write()
+        def choose(order: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+            left = order[n:]
+            return left[: max(1, round(fraction * len(left)))]
+
+        return self._part("train" if fraction == 1 else f"train-{100 * fraction:g}", choose)
+
+    def _part(self, name: str, choose: Callable[[NDArray[np.int64], int], NDArray[np.int64]]) -> Part:
+        """Draw and write, once, what is chosen of each class's order and the number held out of it."""
+        if name not in self._made:
+            orders = zip(self._orders, self._n_held_out, strict=True)
+            rows = np.sort(np.concatenate([choose(order, n) for order, n in orders]))
+            data = self.data
+            part = Part(name, self.folder, data.train_images[rows], data.train_labels[rows], rows)
+            self._made[name] = part.write()
+        return self._made[name]
 
 
 def class_orders(labels: NDArray[np.int32], n_classes: int, *, seed: int) -> list[NDArray[np.int64]]:

@@ -24,11 +24,11 @@ from resmem_cli.weights import default_sigma, neighbor_weights
 if TYPE_CHECKING:
     # They import torch, which most of the tool need not have.
     from resmem_cli.models.training.classifier_run import ClassifierRun
-    from resmem_cli.models.training.objectives import Objective, SumWithMemory
+    from resmem_cli.models.training.objectives import Distillation, SumWithMemory
     from resmem_cli.models.training.recipes import ImageRecipe
 
 NETWORK, TRAINING, _UNFINISHED = "network.safetensors", "training.json", "unfinished.pt"
-_K, _TEMPERATURE = 53, 1.4
+_K, _TEMPERATURE, _TEACHER_WEIGHT = 53, 1.4, 0.5
 
 
 @dataclass(frozen=True)
@@ -193,15 +193,17 @@ class ImageRuns:
             "recipe": asdict(self._recipe.scaled_to(run.epochs)),
             "joint": {"k": _K, "temperature": self._temperature} if run.joint else None,
             "teacher": run.teacher
-            and {"run": run.teacher.name, "temperature": run.teacher_temperature, "weight": 0.5},
+            and {"run": run.teacher.name, "temperature": run.teacher_temperature, "weight": _TEACHER_WEIGHT},
         }
 
     def _train(self, folder: RunFolder, run: ImageRun, keep: tuple[int, ...]) -> None:
         from resmem_cli.models.training.classifier_run import ClassifierRun
+        from resmem_cli.models.training.objectives import cross_entropy
 
         part = self.part(run)
         recipe = self._recipe.scaled_to(run.epochs)
-        objective = self._objective(run)
+        memory = self._sum_with_memory() if run.joint else None
+        teacher = None if run.teacher is None else self._teacher(run.teacher, run.teacher_temperature)
         training = ClassifierRun(
             run.arch,
             self.arch_args,
@@ -210,7 +212,7 @@ class ImageRuns:
             recipe,
             seed=run.seed,
             device=self._device,
-            **({} if objective is None else {"objective": objective}),
+            objective=memory or teacher or cross_entropy,
         )
         unfinished = folder.path / _UNFINISHED
         epochs: list[dict[str, Any]] = []
@@ -221,8 +223,7 @@ class ImageRuns:
             self._announce(f"training {folder.path.name}{done} on {training.device}")
         while training.epochs_done < run.epochs:
             start = time.perf_counter()
-            if run.joint and training.epochs_done >= math.ceil(recipe.warmup_epochs):
-                memory: SumWithMemory = objective  # type: ignore[assignment]
+            if memory is not None and training.epochs_done >= math.ceil(recipe.warmup_epochs):
                 memory.refresh(self._answers(training, part.labels))
             report = training.run_epoch(self._progress)
             epochs.append({**asdict(report), "seconds": time.perf_counter() - start})
@@ -241,19 +242,21 @@ class ImageRuns:
         )
         unfinished.unlink()
 
-    def _objective(self, run: ImageRun) -> Objective | None:
+    def _sum_with_memory(self) -> SumWithMemory:
+        from resmem_cli.models.devices import choose_device
+        from resmem_cli.models.training.objectives import SumWithMemory
+
+        return SumWithMemory(temperature=self._temperature, device=str(choose_device(self._device)))
+
+    def _teacher(self, run: ImageRun, temperature: float) -> Distillation:
         from resmem_cli.models.checkpoint import load_network
         from resmem_cli.models.devices import choose_device
-        from resmem_cli.models.training.objectives import Distillation, SumWithMemory
+        from resmem_cli.models.training.objectives import Distillation
 
-        device = choose_device(self._device)
-        if run.joint:
-            return SumWithMemory(temperature=self._temperature, device=str(device))
-        if run.teacher is None:
-            return None
-        teacher = self.trained(run.teacher)
-        network = load_network(teacher.network, arch=run.teacher.arch, arch_args=self.arch_args).module
-        return Distillation(network.to(device), temperature=run.teacher_temperature)
+        network = load_network(self.trained(run).network, arch=run.arch, arch_args=self.arch_args).module
+        return Distillation(
+            network.to(choose_device(self._device)), temperature=temperature, weight=_TEACHER_WEIGHT
+        )
 
     def _answers(self, training: ClassifierRun, labels: NDArray[np.int32]) -> NDArray[np.float32]:
         """Give what a memory of the training images adds to each one's own label, itself left out."""

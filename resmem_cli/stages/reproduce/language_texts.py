@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,13 +101,13 @@ def token_files(folder: RunFolder, corpus: Corpus, config: LanguageStudyConfig) 
             files["memory"].name,
             lambda path: first_tokens(TokenDocuments.read(files["train"]), config.memory_tokens).write(path),
         )
+
+        def draw(part: str, wanted: int, path: Path) -> None:
+            documents = _encode(corpus, split[part], tokenizer)
+            pieces(documents, wanted, length=config.excerpt, seed=config.seed).write(path)
+
         for part, wanted in (("validation", config.validation_tokens), ("test", config.test_tokens)):
-            folder.make(
-                files[part].name,
-                lambda path, part=part, wanted=wanted: pieces(  # type: ignore[misc]
-                    _encode(corpus, split[part], tokenizer), wanted, length=config.excerpt, seed=config.seed
-                ).write(path),
-            )
+            folder.make(files[part].name, partial(draw, part, wanted))
     return files
 
 

@@ -25,6 +25,11 @@ def settings_cells(told: Mapping[str, Any]) -> tuple[Cell, ...]:
 
 def outcome_cells(told: Mapping[str, Any]) -> tuple[Cell, ...]:
     """Give the cells of `OUTCOMES`; the p value is McNemar's exact test's."""
+    shares = (told["base_accuracy"], told["accuracy"])
+    return *shares, gain_of(told), told["tpr"], told["fpr"], told["p_value"]
+
+
+def gain_of(told: Mapping[str, Any]) -> Estimate:
+    """Give a run's gain with its 95 % interval."""
     low, high = told["interval"]
-    gain = Estimate(told["gain"], low, high)
-    return told["base_accuracy"], told["accuracy"], gain, told["tpr"], told["fpr"], told["p_value"]
+    return Estimate(told["gain"], low, high)

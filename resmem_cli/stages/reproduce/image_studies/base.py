@@ -10,10 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from resmem_cli.results import Cell, Column, Estimate, ResultTable, Unit, mean_of
+from resmem_cli.results import Cell, Column, ResultTable, Unit, mean_of
 from resmem_cli.stages.reproduce.image_memory import ImageMemory, MemorySettings
 from resmem_cli.stages.reproduce.image_parts import ImageParts
 from resmem_cli.stages.reproduce.image_runs import ImageRun, ImageRuns
+from resmem_cli.stages.reproduce.report_cells import gain_of
 from resmem_cli.stages.reproduce.run_folder import MadeFiles
 from resmem_cli.types import Progress
 
@@ -168,9 +169,3 @@ def outcomes(results: Sequence[Mapping[str, Any]]) -> tuple[Cell, ...]:
         told = results[0]
         return tuple(gain_of(told) if name == "gain" else told[name] for name in _FIELDS)
     return tuple(mean_of([told[name] for told in results]) for name in _FIELDS)
-
-
-def gain_of(told: Mapping[str, Any]) -> Estimate:
-    """Give a run's gain with its 95 % interval."""
-    low, high = told["interval"]
-    return Estimate(told["gain"], low, high)

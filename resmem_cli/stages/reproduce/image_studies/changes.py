@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from resmem_cli.results import Cell, Column, Estimate, ResultTable, Unit
+from resmem_cli.results import Cell, Column, ResultTable, Unit
 from resmem_cli.stages.reproduce import published_cifar as paper
 from resmem_cli.stages.reproduce.image_studies.base import ImageStudies, StudyPart, image_study
+from resmem_cli.stages.reproduce.report_cells import gain_of
 
 PICTURES = 8
 """Corrected examples that are shown."""
@@ -40,7 +41,6 @@ def changes(studies: ImageStudies) -> StudyPart:
 
 
 def _shares(given: Mapping[str, Any]) -> ResultTable:
-    low, high = given["interval"]
     return ResultTable(
         "changes",
         "Corrected and broken (section 4.4)",
@@ -58,7 +58,7 @@ def _shares(given: Mapping[str, Any]) -> ResultTable:
                 "ours",
                 given["tpr"],
                 given["fpr"],
-                Estimate(given["gain"], low, high),
+                gain_of(given),
                 given["n_corrected"],
                 given["n_broken"],
                 given["n"],

@@ -25,6 +25,7 @@ def corruption(studies: ImageStudies) -> StudyPart:
     memory = studies.of(studies.run())
     count = min(studies.config.shifted_rows, len(studies.parts.held_out().labels))
     rows: list[tuple[Cell, ...]] = []
+    all_gains: list[tuple[float, float]] = []
     clean = memory.result(studies.config.settings)
     rows.append(("none", 0, clean["base_accuracy"], clean["accuracy"], clean["gain"], None, None))
     for kind in Corruption:
@@ -35,6 +36,7 @@ def corruption(studies: ImageStudies) -> StudyPart:
             )
             base = found["base_accuracy"]
             gains = (found["accuracy"] - base, found["accuracy_with_rows"] - base)
+            all_gains.append(gains)
             rows.append(
                 (
                     str(kind),
@@ -46,8 +48,7 @@ def corruption(studies: ImageStudies) -> StudyPart:
                     gains[1],
                 )
             )
-    shifted = rows[1:]
-    without, with_rows = (float(np.mean([float(str(row[place])) for row in shifted])) for place in (4, 6))
+    without, with_rows = np.mean(all_gains, axis=0)
     return StudyPart(
         (
             ResultTable(

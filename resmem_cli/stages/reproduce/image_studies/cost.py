@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +13,22 @@ from numpy.typing import NDArray
 from resmem_cli.artifacts.formats import EMBEDDINGS
 from resmem_cli.artifacts.reader import open_artifact
 from resmem_cli.residual_memory import ResidualMemory
-from resmem_cli.results import Cell, Column, ResultTable, Unit
+from resmem_cli.results import Column, ResultTable, Unit
 from resmem_cli.stages.reproduce import published_cifar as paper
 from resmem_cli.stages.reproduce.image_memory import ImageMemory, MemorySettings
 from resmem_cli.stages.reproduce.image_studies.base import ImageStudies, StudyPart, image_study
 
 _IMAGES = 200
-_NOT_KNOWN: dict[str, Any] = {"network": None, "memory": None}
+
+
+class _Cost(NamedTuple):
+    name: str
+    seconds: float
+    n_bytes: int
+    accuracy: float | None
+
+    def told(self) -> str:
+        return f"{self.name} ({1000 * self.seconds:.2f} ms, {100 * (self.accuracy or 0):.2f} %)"
 
 
 @image_study("cost", order=7)
@@ -29,50 +38,35 @@ def cost(studies: ImageStudies) -> StudyPart:
     usual = studies.of(studies.run())
     result, tuned = usual.result(settings), usual.result(None)
     of_tuned = MemorySettings(tuned["k"], tuned["sigma"], tuned["temperature"])
-    told = usual.files.json("cost.json", partial(_network_cost, usual, studies))
+    told = usual.files.json("network-cost.json", partial(_network_cost, usual, studies))
     memory, memory_tuned = (
         usual.files.json(f"cost-{one.name}.json", partial(_memory_cost, usual, one))
         for one in (settings, of_tuned)
     )
     name = f"ResNet-{studies.config.depths[0]}"
-    all_bytes = told["network_bytes"] + memory["bytes"]
-    known: dict[str, Any] = dict(paper.MILLISECONDS) if studies.config.depths[0] == 8 else _NOT_KNOWN
-    rows: list[tuple[Cell, ...]] = [
-        _row(
-            name,
-            told["network_seconds"],
-            told["network_bytes"],
-            result["base_accuracy"],
-            known["network"],
-        ),
-        _row(f"its memory, k = {settings.k}", memory["seconds"], memory["bytes"], None, known["memory"]),
-        _row(
-            f"{name} with memory",
-            told["network_seconds"] + memory["seconds"],
-            all_bytes,
-            result["accuracy"],
-            known["network"] and known["network"] + known["memory"],
-        ),
-        _row(
-            f"{name} with memory, tuned",
-            told["network_seconds"] + memory_tuned["seconds"],
-            all_bytes,
-            tuned["accuracy"],
-            None,
-        ),
+    seconds, all_bytes = told["seconds"], told["bytes"] + memory["bytes"]
+    with_tuned = _Cost(
+        f"{name} with memory, tuned", seconds + memory_tuned["seconds"], all_bytes, tuned["accuracy"]
+    )
+    costs = [
+        _Cost(name, seconds, told["bytes"], result["base_accuracy"]),
+        _Cost(f"its memory, k = {settings.k}", memory["seconds"], memory["bytes"], None),
+        _Cost(f"{name} with memory", seconds + memory["seconds"], all_bytes, result["accuracy"]),
+        with_tuned,
     ]
+    deeper: list[_Cost] = []
     for depth in studies.config.depths[1:]:
-        deeper = studies.of(studies.run(depth=depth))
-        measured = deeper.files.json("network-cost.json", partial(_network_cost, deeper, studies))
-        rows.append(
-            _row(
-                f"ResNet-{depth}",
-                measured["network_seconds"],
-                measured["network_bytes"],
-                deeper.result(settings)["base_accuracy"],
-                known.get(f"ResNet-{depth}"),
-            )
-        )
+        other = studies.of(studies.run(depth=depth))
+        measured = other.files.json("network-cost.json", partial(_network_cost, other, studies))
+        accuracy = other.result(settings)["base_accuracy"]
+        deeper.append(_Cost(f"ResNet-{depth}", measured["seconds"], measured["bytes"], accuracy))
+    # The paper's first three are of ResNet-8 and k = 53.
+    known: list[float | None] = [*paper.MILLISECONDS] if studies.config.depths[0] == 8 else [None] * 3
+    known += [None, *(paper.DEEPER_MILLISECONDS.get(cost.name) for cost in deeper)]
+    rows = [
+        (one.name, 1000 * one.seconds, one.n_bytes, one.accuracy, milliseconds)
+        for one, milliseconds in zip((*costs, *deeper), known, strict=True)
+    ]
     return StudyPart(
         (
             ResultTable(
@@ -87,6 +81,7 @@ def cost(studies: ImageStudies) -> StudyPart:
                 ),
                 tuple(rows),
                 (
+                    *_at_equal_cost(with_tuned, deeper),
                     f"Medians of {min(_IMAGES, result['n']):,} images. The kNN step is the exact search "
                     "among "
                     f"{result['n_memory']:,} embeddings and the sum of k residuals, tuned {tuned['k']:,}; "
@@ -101,11 +96,13 @@ def cost(studies: ImageStudies) -> StudyPart:
     )
 
 
-def _row(
-    name: str, seconds: float, n_bytes: int, accuracy: float | None, known: float | None
-) -> tuple[Cell, ...]:
-    milliseconds = 1000 * seconds
-    return name, milliseconds, n_bytes, accuracy, known
+def _at_equal_cost(own: _Cost, deeper: list[_Cost]) -> list[str]:
+    """Compare the network with memory with the deeper one whose time is nearest to its own."""
+    if not deeper:
+        return []
+    nearest = min(deeper, key=lambda other: abs(other.seconds - own.seconds))
+    better = "better" if (own.accuracy or 0) > (nearest.accuracy or 0) else "no better"
+    return [f"At about equal time, {own.told()} is {better} than {nearest.told()}."]
 
 
 def _network_cost(memory: ImageMemory, studies: ImageStudies) -> dict[str, Any]:
@@ -120,7 +117,7 @@ def _network_cost(memory: ImageMemory, studies: ImageStudies) -> dict[str, Any]:
         mean=trained.mean,
         std=trained.std,
     )
-    return {"network_seconds": float(np.median(seconds)), "network_bytes": memory.network.stat().st_size}
+    return {"seconds": float(np.median(seconds)), "bytes": memory.network.stat().st_size}
 
 
 def _memory_cost(memory: ImageMemory, settings: MemorySettings) -> dict[str, Any]:

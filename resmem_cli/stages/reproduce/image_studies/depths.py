@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from resmem_cli.results import Cell, Column, ResultTable, Unit
 from resmem_cli.stages.reproduce import published_cifar as paper
-from resmem_cli.stages.reproduce.image_studies.base import ImageStudies, StudyPart, gain_of, image_study
+from resmem_cli.stages.reproduce.image_studies.base import ImageStudies, StudyPart, image_study
+from resmem_cli.stages.reproduce.report_cells import gain_of
 
 
 @image_study("depths", order=4)
@@ -12,10 +13,12 @@ def depths(studies: ImageStudies) -> StudyPart:
     """Train networks of every depth with one budget."""
     config = studies.config
     rows: list[tuple[Cell, ...]] = []
+    reached: list[tuple[str, float, float]] = []
     for depth in config.depths:
         memory = studies.of(studies.run(depth=depth))
         given, tuned = memory.result(config.settings), memory.result(None)
         known = [paper.ONE_RUN[name] if depth == 8 else None for name in ("base_accuracy", "accuracy")]
+        reached.append((f"ResNet-{depth}", given["base_accuracy"], tuned["accuracy"]))
         rows.append(
             (
                 f"ResNet-{depth}",
@@ -44,7 +47,7 @@ def depths(studies: ImageStudies) -> StudyPart:
                 ),
                 tuple(rows),
                 (
-                    *_between(rows),
+                    *_between(reached),
                     "The paper draws depths 8, 14, 20, 32, 44 and 56, and gives the numbers of 8 only.",
                 ),
             ),
@@ -52,11 +55,10 @@ def depths(studies: ImageStudies) -> StudyPart:
     )
 
 
-def _between(rows: list[tuple[Cell, ...]]) -> list[str]:
+def _between(reached: list[tuple[str, float, float]]) -> list[str]:
     """Say whether a network with memory, tuned, reaches the next deeper one without."""
     told = []
-    for (name, _, _, _, tuned, *_), (deeper, base, *_) in zip(rows[:-1], rows[1:], strict=True):
-        own, goal = float(str(tuned)), float(str(base))
+    for (name, _, own), (deeper, goal, _) in zip(reached[:-1], reached[1:], strict=True):
         verb = "reaches" if own >= goal else "does not reach"
         told.append(f"{name} with tuned memory {verb} {deeper} ({100 * own:.2f} and {100 * goal:.2f} %).")
     return [" ".join(told)] if told else []

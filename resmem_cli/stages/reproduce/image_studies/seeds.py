@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from resmem_cli.results import Cell, Column, ResultTable, Unit, mean_of
 from resmem_cli.stages.reproduce import published_cifar as paper
 from resmem_cli.stages.reproduce.image_studies.base import (
     OUTCOMES,
     ImageStudies,
     StudyPart,
-    gain_of,
     image_study,
     outcomes,
 )
+from resmem_cli.stages.reproduce.report_cells import gain_of
 
 
 @image_study("seeds", order=1)
@@ -76,9 +79,8 @@ def seeds(studies: ImageStudies) -> StudyPart:
     return StudyPart((main, runs))
 
 
-def _tuned_knn(result: dict[str, object]) -> float:
-    methods: list[dict[str, object]] = result["methods"]  # type: ignore[assignment]
-    return next(float(str(one["accuracy"])) for one in methods if one["family"] == "knn")
+def _tuned_knn(result: Mapping[str, Any]) -> float:
+    return next(float(one["accuracy"]) for one in result["methods"] if one["family"] == "knn")
 
 
 def _runs(n: int) -> str:

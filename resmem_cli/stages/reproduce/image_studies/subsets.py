@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from resmem_cli.results import Cell, Column, ResultTable, Unit
-from resmem_cli.stages.reproduce.image_studies.base import ImageStudies, StudyPart, gain_of, image_study
+from resmem_cli.stages.reproduce.image_studies.base import ImageStudies, StudyPart, image_study
+from resmem_cli.stages.reproduce.report_cells import gain_of
 
 
 @image_study("subsets", order=3)
