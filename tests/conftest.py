@@ -27,6 +27,7 @@ NEEDS = {
     "pyarrow": ("test_arrays_*.py",),
 }
 MISSING = [package for package in NEEDS if importlib.util.find_spec(package) is None]
+pytest_plugins = ("reliability.tally",)
 collect_ignore_glob = [pattern for package in MISSING for pattern in NEEDS[package]]
 
 

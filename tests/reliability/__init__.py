@@ -1,0 +1,1 @@
+"""The reliability programme: nothing lost, no one let in. See README, "Reliability"."""

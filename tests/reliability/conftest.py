@@ -1,0 +1,29 @@
+"""What the tests of the reliability programme share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from reliability.processes import ForkServer
+from reliability.workload import Workload
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[ForkServer]:
+    """Runs commands in processes of their own, quickly."""
+    with ForkServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory, server: ForkServer) -> Workload:
+    """Artifacts of some kilobytes, where a random change hits something that matters."""
+    return Workload(tmp_path_factory.mktemp("small"), server, n_train=120, n_test=30, d=8)
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory: pytest.TempPathFactory, server: ForkServer) -> Workload:
+    """Artifacts that take a command some tenths of a second to write."""
+    return Workload(tmp_path_factory.mktemp("large"), server, n_train=8000, n_test=2000, d=32)
