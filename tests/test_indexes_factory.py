@@ -179,6 +179,12 @@ class TestStringsThatCanNotBe:
         assert "\n" not in str(refused.value)
         assert ".cpp" not in str(refused.value)
 
+    @pytest.mark.parametrize("factory", ["IVF4,SQ8", "PQ4", "OPQ4,PQ4", "RQ2x4"])
+    def test_can_not_learn_from_rows_whose_squares_overflow(self, vectors, factory):
+        # faiss's k-means ends the process.
+        with pytest.raises(DataError, match="rows too large for faiss to learn"):
+            made(vectors * np.float32(1e25), factory)
+
     @pytest.mark.parametrize("parameters", [None, {}, {"factory": ""}, {"factory": 3}])
     def test_must_be_given(self, vectors, parameters):
         with pytest.raises(UsageError, match=r"no factory string \(expected --factory, such as IVF1024,SQ8"):

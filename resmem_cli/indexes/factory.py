@@ -272,14 +272,37 @@ def _trained(
         return engine
     lists = faiss.try_extract_index_ivf(engine)
     inner = innermost(engine)
+    clusters = isinstance(faiss.downcast_index(engine), faiss.IndexPreTransform)
     for part in (inner, getattr(inner, "pq", None), getattr(inner, "rq", None)):
         clustering = getattr(part, "cp", None)
         if clustering is not None:
             clustering.min_points_per_centroid = 1  # faiss would print a warning below 39
+            clusters = True
     sample = drawn_sample(vectors, space, 0 if lists is None else lists.nlist, left_out=held_out, build=build)
+    if clusters:
+        _check_squares(sample, factory)
     with one_faiss_thread(), faiss_errors(factory):
         engine.train(sample)
     return engine
+
+
+def _check_squares(sample: NDArray[np.float32], factory: str) -> None:
+    """Refuse rows whose squares overflow, for which faiss's k-means finds no centre and ends the process.
+
+    Raises
+    ------
+    DataError
+        If the distance of two rows could.
+    """
+    most = (float(np.finfo(np.float32).max) / sample.shape[1]) ** 0.5 / 4
+    largest = float(max(sample.max(), -sample.min()))
+    if largest > most:
+        raise DataError(
+            f"rows too large for faiss to learn {factory} from",
+            expected=f"values up to {most:.2g} after centring",
+            found=f"{largest:.2g}",
+            remedy="use the kind exact, or divide all rows by one number",
+        )
 
 
 def _is_filled_once(engine: Any) -> bool:

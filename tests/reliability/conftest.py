@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -27,3 +29,15 @@ def small(tmp_path_factory: pytest.TempPathFactory, server: ForkServer) -> Workl
 def large(tmp_path_factory: pytest.TempPathFactory, server: ForkServer) -> Workload:
     """Artifacts that take a command some tenths of a second to write."""
     return Workload(tmp_path_factory.mktemp("large"), server, n_train=8000, n_test=2000, d=32)
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Callable[..., ForkServer]]:
+    """Give the server whose libraries were loaded with these variables; each is started once."""
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def start(**env: str) -> ForkServer:
+            return stack.enter_context(ForkServer(env))
+
+        yield start

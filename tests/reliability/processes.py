@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import resource
@@ -10,17 +11,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, NoReturn, Self
 
 SECONDS = 30  # in which every command on small files has to end
 MEMORY = 4 << 30  # bytes of address space beyond what a process has when its libraries are loaded
 
 # As many threads as the programme's workers leave room for; answers do not depend on it.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+# With the tests' own modules, for processes that call functions of them.
+_PATH = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @dataclass(frozen=True)
@@ -109,14 +114,25 @@ class ForkServer:
 
     A command takes a tenth of the time it takes in a new interpreter; nothing else is shared, for the
     server runs no command itself.
+
+    Parameters
+    ----------
+    env : mapping, optional
+        What libraries read when they are loaded, such as numbers of threads.
+    load : sequence of str
+        Further modules to have loaded.
+    under : sequence of str
+        The words of a program to run the server under, such as strace.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, env: Mapping[str, str] | None = None, *, load: Sequence[str] = (), under: Sequence[str] = ()
+    ) -> None:
         self._server = subprocess.Popen(
-            [sys.executable, __file__],
+            [*under, sys.executable, __file__, *load],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, **ONE_THREAD},
+            env={**os.environ, **ONE_THREAD, "PYTHONPATH": _PATH, **(env or {})},
             text=True,
         )
 
@@ -129,22 +145,28 @@ class ForkServer:
         env: Mapping[str, str] | None = None,
     ) -> Ended:
         """Run `resmem`, with so many bytes of memory beyond those of the loaded libraries."""
+        words = [*map(str, arguments)]
+        request = {"arguments": words, "cwd": str(cwd), "memory": memory, "env": dict(env or {})}
+        return self._ask(request, seconds, f"resmem {' '.join(words)}")
+
+    def call(self, function: Callable[..., Any], *arguments: Any, seconds: float = SECONDS) -> Any:
+        """Call a function of a module with JSON values, and give what it gives, which is JSON too."""
+        name = f"{function.__module__}:{function.__qualname__}"
+        request = {"function": name, "arguments": arguments, "cwd": os.getcwd(), "memory": MEMORY, "env": {}}
+        ended = self._ask(request, seconds, f"{name}{arguments}")
+        ended.assert_done()
+        return json.loads(ended.stdout)
+
+    def _ask(self, request: Mapping[str, object], seconds: float, what: str) -> Ended:
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         with tempfile.TemporaryDirectory() as folder:
-            request = {
-                "arguments": [*map(str, arguments)],
-                "cwd": str(cwd),
-                "seconds": seconds,
-                "memory": memory,
-                "env": dict(env or {}),
-                "streams": folder,
-            }
+            request = {**request, "seconds": seconds, "streams": folder}
             self._server.stdin.write(json.dumps(request) + "\n")
             self._server.stdin.flush()
             reply = json.loads(self._server.stdout.readline())
             if reply["hung"]:
-                raise Hang(f"still running after {seconds} s: resmem {' '.join(request['arguments'])}")
+                raise Hang(f"still running after {seconds} s: {what}")
             told = [(Path(folder) / name).read_text(errors="replace") for name in ("stdout", "stderr")]
         return Ended(reply["status"], *told, reply["seconds"])
 
@@ -159,7 +181,6 @@ class ForkServer:
 
 def _serve() -> None:
     """Answer the requests of a `ForkServer`."""
-    import importlib
     import pkgutil
 
     import faiss  # noqa: F401
@@ -175,6 +196,8 @@ def _serve() -> None:
         package = importlib.import_module(f"resmem_cli.{name}")
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"resmem_cli.{name}.{module.name}")
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
     # Forks share what is there now, instead of copying it when its references are counted anew.
     import gc
 
@@ -220,12 +243,26 @@ def _become_command(request: dict[str, object], loaded: int) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.environ.update(request["env"])  # type: ignore[arg-type]
         os.chdir(str(request["cwd"]))
+        if "function" in request:
+            _answer(request)
         sys.argv = ["resmem", *request["arguments"]]  # type: ignore[misc]
         from resmem_cli.cli.main import main
 
         main()
     finally:
         os._exit(99)
+
+
+def _answer(request: dict[str, Any]) -> NoReturn:
+    module, name = request["function"].split(":")
+    try:
+        json.dump(getattr(importlib.import_module(module), name)(*request["arguments"]), sys.stdout)
+        sys.stdout.flush()
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    os._exit(0)
 
 
 if __name__ == "__main__":
