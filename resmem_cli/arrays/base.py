@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 
 from resmem_cli.errors import DataError
 from resmem_cli.files import require_file
+from resmem_cli.registry import import_modules
 
 MAX_AXES = 32
 
@@ -114,9 +113,7 @@ def reads(*suffixes: str) -> Callable[[_Reader], _Reader]:
 @cache
 def readers() -> Mapping[str, Callable[[Path], ArrayFile]]:
     """Every registered reader by suffix; importing the package's modules registers them."""
-    package = __name__.rpartition(".")[0]
-    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        importlib.import_module(f"{package}.{module.name}")
+    import_modules(__name__.rpartition(".")[0])
     return dict(sorted(_READERS.items()))
 
 

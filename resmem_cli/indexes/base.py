@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from resmem_cli.errors import DataError, UsageError
 from resmem_cli.indexes.space import Space, check_rows
 from resmem_cli.memory_size import DEFAULT_MEMORY
+from resmem_cli.registry import import_modules
 from resmem_cli.rows import RandomRows
 from resmem_cli.scratch import Scratch
 from resmem_cli.types import Metric, Progress, no_progress
@@ -251,9 +250,7 @@ def index_kind(name: str) -> Callable[[_Kind], _Kind]:
 
 def index_kinds() -> dict[str, type[Index]]:
     """Give every kind of index, by name."""
-    package = importlib.import_module(__package__ or "")
-    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-        importlib.import_module(module.name)
+    import_modules(__name__.rpartition(".")[0])
     return dict(_KINDS)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, Any
+
+from resmem_cli.registry import import_modules
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,9 +68,7 @@ def recipe(name: str, *, part: Part, title: str, caption: str, study: str = "") 
 @cache
 def recipes() -> tuple[Recipe, ...]:
     """Give every figure, by module and then in the module's order; importing the modules registers them."""
-    package = __name__.rpartition(".")[0]
-    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        importlib.import_module(f"{package}.{module.name}")
+    import_modules(__name__.rpartition(".")[0])
     # Whatever was imported first. A `partial` has no module, its function has.
     return tuple(sorted(_RECIPES.values(), key=lambda one: getattr(one.draw, "func", one.draw).__module__))
 

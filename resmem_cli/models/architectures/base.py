@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import os
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +13,7 @@ from typing import Any, TypeVar
 from resmem_cli.errors import ResmemError, ResourceError, UsageError
 from resmem_cli.models.extra import torch
 from resmem_cli.models.torchfile import ALLOCATION_FAILED, reason
+from resmem_cli.registry import import_modules
 
 FIELD = "--arch"
 
@@ -182,9 +181,7 @@ def refuse_lack_of_memory(error: BaseException) -> None:
 
 @cache
 def _import_modules() -> None:
-    package = __name__.rpartition(".")[0]
-    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        importlib.import_module(f"{package}.{module.name}")
+    import_modules(__name__.rpartition(".")[0])
 
 
 def _source(arch: str) -> tuple[_Source, str]:

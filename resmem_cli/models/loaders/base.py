@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from functools import cache
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import TypeVar
 
 from resmem_cli.errors import DataError
 from resmem_cli.files import file_digest, require_file
+from resmem_cli.registry import import_modules
 
 
 class Checkpoint(ABC):
@@ -79,9 +78,7 @@ def loader(reader: _Reader) -> _Reader:
 @cache
 def loaders() -> tuple[type[Checkpoint], ...]:
     """Every registered reader, the fallback last; importing the package's modules registers them."""
-    package = __name__.rpartition(".")[0]
-    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        importlib.import_module(f"{package}.{module.name}")
+    import_modules(__name__.rpartition(".")[0])
     return tuple(sorted(_READERS, key=lambda reader: reader.fallback))
 
 

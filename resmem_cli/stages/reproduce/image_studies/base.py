@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from resmem_cli.registry import import_modules
 from resmem_cli.results import Cell, Column, ResultTable, Unit, mean_of
 from resmem_cli.stages.reproduce.image_memory import ImageMemory, MemorySettings
 from resmem_cli.stages.reproduce.image_parts import ImageParts
@@ -147,9 +146,7 @@ def image_study(name: str, *, order: int) -> Callable[[Study], Study]:
 @cache
 def image_studies() -> Mapping[str, Study]:
     """Give every study by its name, in order; importing the package's modules registers them."""
-    package = __name__.rpartition(".")[0]
-    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        importlib.import_module(f"{package}.{module.name}")
+    import_modules(__name__.rpartition(".")[0])
     return {name: study for name, (_, study) in sorted(_STUDIES.items(), key=lambda item: item[1][0])}
 
 
