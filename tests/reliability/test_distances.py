@@ -87,7 +87,7 @@ SPECIAL_LONG = [
     for shape in SHAPES
     for setting in itertools.product(*map(dict.fromkeys, zip(*SETTINGS, strict=True)))
     if (case := dict(zip(_NAMES, (shape, *setting), strict=True))) not in SPECIAL
-]
+][::3]
 
 
 def test_the_quick_part_has_every_pair_of_values_of_two_factors() -> None:
@@ -142,9 +142,13 @@ def search_and_compare(case: Case) -> str:
                 )
                 found = index.search(queries, k)
         except DataError as error:
-            # Of rows whose squares float32 has not.
-            assert (name, case["memory"]) in (("ivf-rabitq", "huge"), ("factory", "huge")), f"{name}: {error}"
-            assert "too large" in str(error), str(error)
+            # Squares that float32 has not.
+            if (
+                name not in ("ivf-rabitq", "factory")
+                or case["memory"] != "huge"
+                or "too large" not in str(error)
+            ):
+                raise
             refused += 1
             continue
         # A direction is off by the rounding of its norm; half the square of a difference by so much times it.
