@@ -16,6 +16,9 @@ from resmem_cli.types import row_blocks
 VALUE_SCALE = 65535
 """A top residual of size 1 is stored as this integer."""
 
+LARGEST_LOGIT = 2.0**30
+"""Up to it `log Σ exp` in float64 tells probabilities to 1.2e-7."""
+
 # Rows handled at once: their float64 copies stay in the processor's cache.
 _BLOCK_ELEMENTS = 1 << 17
 
@@ -211,10 +214,12 @@ def compute_top_residuals(
         kept = np.concatenate([own_logits, np.take_along_axis(scores, others, axis=1)], axis=1)
         classes[block] = np.concatenate([own, others], axis=1)
         if temperature == 1:
-            # In the order in which `TopLogits` allows it, for the same bits.
-            stored[block] = _encode(kept - (largest + normaliser))
+            # In the order in which `TopLogits` allows it, for the same bits; larger logits swallow the rest.
+            small = np.abs(largest) <= LARGEST_LOGIT
+            logs = np.where(small, kept - (largest + normaliser), (kept - largest) - normaliser)
         else:
-            stored[block] = _encode((kept - largest) / _divisor(temperature) - normaliser)
+            logs = (kept - largest) / _divisor(temperature) - normaliser
+        stored[block] = _encode(logs)
 
     for_each_block(fill, row_blocks(len(logits), max(1, _BLOCK_ELEMENTS // n_classes)))
     return TopResiduals(classes, stored, n_classes)
@@ -237,7 +242,8 @@ def residuals_of_top_logits(logits: TopLogits, labels: NDArray[Any], *, top: int
     UsageError
         If `top` is out of range.
     DataError
-        If the labels do not fit, or their logits are missing.
+        If the labels do not fit, their logits are missing, or a logit is so large that float64 has no
+        digits left for the rest of its softmax.
     """
     n, n_kept = logits.classes.shape
     if not 1 <= top <= n_kept:
@@ -245,6 +251,14 @@ def residuals_of_top_logits(logits: TopLogits, labels: NDArray[Any], *, top: int
     check_labels(np.broadcast_to(np.float32(0), (n, logits.n_classes)), labels)
     if logits.label_logit is None:
         raise DataError("top logits without those of the labels")
+    if n and np.abs(logits.logsumexp).max() > LARGEST_LOGIT:
+        raise DataError(
+            "logits too large for their residuals to follow from the largest",
+            field="logits_top",
+            expected=f"at most {LARGEST_LOGIT:.3g}",
+            found=f"{np.abs(logits.logsumexp).max():.3g}",
+            remedy="keep all logits, or divide them",
+        )
     own = labels.astype(np.int64)[:, None]
     # The label goes last where it is among the largest; the rest stays in order.
     order = np.argsort(logits.classes == own, axis=1, kind="stable")[:, : top - 1]

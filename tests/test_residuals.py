@@ -364,3 +364,9 @@ def test_logits_of_another_rank_are_refused():
 def test_top_residuals_refuse_logits_of_another_rank():
     with pytest.raises(DataError, match=r"found \(3,\) and \(3,\)"):
         compute_top_residuals(np.zeros(3, np.float32), LABELS, top=1)
+
+
+@pytest.mark.parametrize("size", [2.0**29, 2.0**31, 1e30])
+def test_top_residuals_of_equal_logits_of_any_size(size):
+    logits = np.full((1, 2), size, np.float32)
+    assert compute_top_residuals(logits, np.array([0]), top=2, temperature=1).values.tolist() == [[32768] * 2]
