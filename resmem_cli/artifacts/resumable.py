@@ -12,6 +12,7 @@ from pathlib import Path
 
 from resmem_cli.artifacts.journal import Journal, Record, Written, read_journal
 from resmem_cli.artifacts.temporary import (
+    PART_SUFFIX,
     begin,
     finished,
     output_error,
@@ -22,7 +23,6 @@ from resmem_cli.artifacts.temporary import (
 )
 from resmem_cli.errors import BusyError, OutputError, ResourceError
 
-_SUFFIX = ".resmem-part"
 _LOCK = "lock"
 _ARTIFACT = "artifact.h5"
 _JOURNAL = "journal.jsonl"
@@ -186,7 +186,7 @@ def discard_interrupted(target: Path) -> bool:
 
 def _folder_of(target: Path) -> Path:
     # A digest, for the name itself may be as long as a name can be.
-    return target.parent / f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}{_SUFFIX}"
+    return target.parent / f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}{PART_SUFFIX}"
 
 
 def _lock(folder: Path, target: Path) -> int:

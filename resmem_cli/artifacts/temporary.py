@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -14,10 +15,15 @@ from typing import BinaryIO
 from resmem_cli.errors import OutputError, UsageError
 
 _SUFFIX = ".resmem-tmp"
+PART_SUFFIX = ".resmem-part"
+"""Of the folders of `resumable`."""
 
 # What this process has begun and not finished, and what removes it. A signal can come between any two steps,
 # before the object that would clean up exists.
 _unfinished: dict[Path, Callable[[Path], None]] = {}
+
+# A file where the same is told to a process that outlives a crash of this one.
+_ledger: int | None = None
 
 
 class TemporaryFile:
@@ -72,11 +78,37 @@ class TemporaryFile:
 def begin(path: Path, remove: Callable[[Path], None]) -> None:
     """Have `path` removed by `discard_unfinished` until `finished` is told of it."""
     _unfinished[path] = remove
+    _note(b"+", path)
 
 
 def finished(path: Path) -> None:
     """Leave `path` alone from now on."""
     _unfinished.pop(path, None)
+    _note(b"-", path)
+
+
+def keep_ledger(descriptor: int) -> None:
+    """Write down in a file, for `discard_of_crashed`, what is begun and finished from now on."""
+    global _ledger
+    _ledger = descriptor
+
+
+def _note(sign: bytes, path: Path) -> None:
+    if _ledger is not None:
+        os.write(_ledger, sign + os.fsencode(path.absolute()) + b"\0")
+
+
+def discard_of_crashed(ledger: bytes) -> None:
+    """Remove what a process had begun and not finished, by its ledger, when a crash has ended it."""
+    unfinished: set[Path] = set()
+    for entry in ledger.split(b"\0")[:-1]:
+        change = unfinished.add if entry[:1] == b"+" else unfinished.discard
+        change(Path(os.fsdecode(entry[1:])))
+    for path in unfinished:
+        if path.name.endswith(_SUFFIX):
+            _unlink(path)
+        elif path.name.endswith(PART_SUFFIX):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def discard_unfinished() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import io
 import os
+import re
 import signal
 import sys
 import traceback
@@ -14,11 +16,21 @@ from types import FrameType
 from typing import NoReturn
 
 from resmem_cli.artifacts.temporary import discard_unfinished
-from resmem_cli.errors import OutputError, ResmemError, ResourceError
+from resmem_cli.errors import MissingExtraError, OutputError, ResmemError, ResourceError
 
 # As malloc.h numbers them.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Those that end a command, which then leaves nothing behind."""
+
+# How libraries say that memory ran out, in errors of kinds that can mean anything.
+_NO_MEMORY = re.compile(
+    "bad_alloc|can ?not allocate|can't allocate|memory allocation failed|out of memory|failed to map segment"
+    "|cannot map zero-fill|can't start new thread|not enough memory",
+    re.IGNORECASE,
+)
+
+_at_leaving: list[Callable[[], object]] = []
 
 
 def run_and_exit(command: Callable[[], int | None]) -> NoReturn:
@@ -40,15 +52,22 @@ def run_and_exit(command: Callable[[], int | None]) -> NoReturn:
     except Exception as error:
         # The error still holds what it happened to: after a failed write HDF5 crashes when its objects
         # are freed.
-        _leave(tell(error))
-    _leave(status)
+        end(tell(error))
+    end(status)
 
 
-def _leave(status: int) -> NoReturn:
+def at_leaving(do: Callable[[], object]) -> None:
+    """Have something done when the process is about to end by `end`, and not by a crash."""
+    _at_leaving.append(do)
+
+
+def end(status: int) -> NoReturn:
     """End the process; all files are closed by now, and taking the interpreter apart takes some 30 ms."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
+    for do in _at_leaving:
+        do()
     os._exit(status)
 
 
@@ -100,26 +119,40 @@ def tell(error: BaseException) -> int:
 
 
 def _listen() -> None:
-    for number in _SIGNALS:
-        # A signal that the caller ignores, as nohup does with SIGHUP, stays ignored.
-        if signal.getsignal(number) is not signal.SIG_IGN:
+    for number in SIGNALS:
+        if not is_ignored(number):
             signal.signal(number, _receive)
+
+
+def is_ignored(number: int) -> bool:
+    """Tell whether the caller ignores a signal, as nohup does with SIGHUP: then it stays ignored."""
+    return signal.getsignal(number) is signal.SIG_IGN
 
 
 def _receive(number: int, frame: FrameType | None) -> NoReturn:
     # An exception raised here would be lost where Python ignores exceptions, as in a finalizer.
     discard_unfinished()
-    _die_of(signal.Signals(number))
+    die_of(signal.Signals(number))
 
 
 def _as_resmem_error(error: BaseException) -> ResmemError | None:
+    # A package that is there, but for which there was no room, is not missing.
+    reason = (isinstance(error, MissingExtraError) and (error.__cause__ or error.__context__)) or error
+    if _is_lack_of_memory(reason):
+        return ResourceError("out of memory", remedy="use a machine with more, or fewer rows at a time")
     if isinstance(error, ResmemError):
         return error
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "bad_alloc" in str(error)):
-        return ResourceError("out of memory", remedy="use a machine with more, or fewer rows at a time")
     if isinstance(error, OSError) and error.errno:
         return OutputError(os.strerror(error.errno), file=error.filename)
     return None
+
+
+def _is_lack_of_memory(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno:
+        return error.errno == errno.ENOMEM
+    if isinstance(error, ImportError | OSError | RuntimeError | SystemError):
+        return _NO_MEMORY.search(str(error)) is not None
+    return isinstance(error, MemoryError)
 
 
 def _print(line: str) -> None:
@@ -129,9 +162,11 @@ def _print(line: str) -> None:
         sys.stderr.flush()
 
 
-def _die_of(number: signal.Signals) -> NoReturn:
+def die_of(number: signal.Signals) -> NoReturn:
     """End by the signal itself, so that the caller's shell sees what happened."""
     sys.stderr.flush()
-    signal.signal(number, signal.SIG_DFL)
+    if number is not signal.SIGKILL:
+        signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
     os.kill(os.getpid(), number)
     os._exit(128 + number)

@@ -51,6 +51,12 @@ def _resmem(
     show_help(context)
 
 
+def run() -> int | None:
+    """Run the command line; give its exit status, None for 0, or raise what went wrong."""
+    status: int | None = app(prog_name="resmem", standalone_mode=False)
+    return status
+
+
 def main() -> None:
-    """Run the command line and end the process."""
-    run_and_exit(lambda: app(prog_name="resmem", standalone_mode=False))
+    """Run the command line in this very process and end it."""
+    run_and_exit(run)
