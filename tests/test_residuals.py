@@ -369,4 +369,5 @@ def test_top_residuals_refuse_logits_of_another_rank():
 @pytest.mark.parametrize("size", [2.0**29, 2.0**31, 1e30])
 def test_top_residuals_of_equal_logits_of_any_size(size):
     logits = np.full((1, 2), size, np.float32)
-    assert compute_top_residuals(logits, np.array([0]), top=2, temperature=1).values.tolist() == [[32768] * 2]
+    stored = compute_top_residuals(logits, np.array([0]), top=2, temperature=1).values
+    assert np.abs(stored - 32767.5).max() < 1
