@@ -301,6 +301,9 @@ def test_crossings_of_zeros_and_of_one_point_are_no_trouble() -> None:
     assert rates.last_crossing(n, np.array([2.0, 0.0]), one) == pytest.approx(10, abs=10)
     assert rates.last_crossing(n[:1], one[:1], 2 * one[:1]) == rates.ALWAYS
     assert rates.last_crossing(n[:1], one[:1], one[:1]) == rates.NEVER
+    # Both 0, and then one below; and from 0 up.
+    assert rates.last_crossing(n, np.array([0.0, 1.0]), np.array([0.0, 2.0])) == pytest.approx(n[0])
+    assert rates.last_crossing(n, np.array([1.0, 1.0]), np.array([0.0, 2.0])) == pytest.approx(n[1])
 
 
 def test_a_crossing_has_a_bootstrap_interval_where_all_resamples_cross() -> None:

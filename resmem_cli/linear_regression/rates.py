@@ -126,14 +126,16 @@ def last_crossing(n: Floats, lower: Floats, upper: Floats) -> Floats:
         n; `NEVER` where `lower` is not below at the last n, `ALWAYS` where it is below at all of them.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        gap = np.log(lower) - np.log(upper)
+        gap = np.where(lower == upper, 0.0, np.log(lower) - np.log(upper))
     below = lower < upper
     last_above = below.shape[-1] - 1 - np.argmax(~below[..., ::-1], axis=-1)
     before = np.minimum(last_above, len(n) - 2) if len(n) > 1 else np.zeros_like(last_above)
     after = np.minimum(before + 1, len(n) - 1)
     first, second = (np.take_along_axis(gap, at[..., None], -1)[..., 0] for at in (before, after))
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.clip(np.where(np.isfinite(second), first / (first - second), 0.0), 0, 1)
+        share = np.where(np.isfinite(first), first / (first - second), 1.0)
+        # Where it falls to 0 it crosses at once, where the other rises from 0 not before that.
+        share = np.clip(np.where(np.isfinite(second), share, 0.0), 0, 1)
     place = np.log(n)[before] + share * (np.log(n)[after] - np.log(n)[before])
     crossing = np.where(below[..., -1], np.exp(place), NEVER)
     return np.where(below.all(axis=-1), ALWAYS, crossing)
