@@ -109,10 +109,13 @@ def test_a_truncated_file_is_refused(tmp_path, fmt):
         refusal(path)
 
 
-def test_bytes_after_the_end_change_nothing(tmp_path):
+def test_bytes_after_the_end_are_refused(tmp_path):
     path = write_sample(tmp_path / "a.h5", EMBEDDINGS)
-    original = read_everything(path)
-    assert not holds_or_is_refused(path, original, path.read_bytes() + b"more")
+    content = path.read_bytes()
+    path.write_bytes(content + b"more")
+    error = refusal(path)
+    assert error.problem == "not as long as it was written"
+    assert error.found == f"{len(content) + 4:,}"
 
 
 def test_words_of_zeros_turned_into_ones_pass_hdf5_s_checksum_but_not_the_digest(tmp_path):

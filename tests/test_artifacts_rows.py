@@ -120,7 +120,7 @@ def test_damage_in_order_is_told_only_where_it_lies(tmp_path):
         assert np.array_equal(rows.read(0, 5), IN_ORDER[:5])
         assert np.array_equal(rows.read(10, 13), IN_ORDER[10:])
         for start, stop in ((5, 6), (9, 10), (0, 13), (4, 6)):
-            with pytest.raises(DataError, match=r"a\.h5: embeddings: a checksum does not hold"):
+            with pytest.raises(DataError, match=r"a\.h5: embeddings: a digest does not hold"):
                 rows.read(start, stop)
         assert np.array_equal(rows.read(0, 5), IN_ORDER[:5])
 

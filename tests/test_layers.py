@@ -45,6 +45,7 @@ HEIGHTS = {
     "weights": 1,
     "metrics": 1,
     "files": 1,
+    "isolation": 1,
     "registry": 0,
     "threads": 0,
     "types": 0,

@@ -1,4 +1,7 @@
-"""Opening HDF5 files from strangers: what is refused before anything is read through it."""
+"""HDF5 files from strangers: what is refused before anything is read through the library.
+
+What is here runs where the library is: in the process of its own that answers (see `answers`).
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,9 @@ HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 _MAX_OBJECTS = 10_000
 _MAX_DEPTH = 8
 _MAX_ATTRIBUTES = 64
+_MAX_ATTRIBUTE_BYTES = 1 << 24
+# HDF5 unpacks a compressed chunk whole for any row of it, and holds it twice.
+_MAX_CHUNK_BYTES = 1 << 28
 # deflate cannot expand its input more than 1,032 times.
 _MAX_EXPANSION = 1_100
 
@@ -52,7 +58,8 @@ def _opening_error(path: Path, error: OSError) -> Exception:
         return MissingInputError("not readable", file=path, remedy="check its permissions")
     if error.errno in (errno.EAGAIN, errno.EBUSY):
         return BusyError("locked by another program", file=path, remedy="try again later")
-    if "values don't match" in reason or "already open" in reason:
+    # The process of its own has closed what belongs to the other one.
+    if error.errno == errno.EBADF or "values don't match" in reason or "already open" in reason:
         # HDF5 shares one open file among all who open it in a process, if all ask for the same.
         return BusyError("open in this process", file=path, remedy="close it first")
     if "truncated" in reason:
@@ -168,8 +175,8 @@ def check_storage(dataset: h5py.Dataset, name: str, *, filters: frozenset[int]) 
     Raises
     ------
     DataError
-        For external storage, a virtual dataset, a filter not in `filters`, or a shape larger than
-        what is stored.
+        For external storage, a virtual dataset, a filter not in `filters`, a shape larger than what is
+        stored, or compressed chunks that memory may not hold.
     """
     path = dataset.file.filename
     creation = dataset.id.get_create_plist()
@@ -204,6 +211,16 @@ def check_storage(dataset: h5py.Dataset, name: str, *, filters: frozenset[int]) 
             found=f"{stored:,} bytes",
             remedy="copy or create the file again",
         )
+    held = math.prod(chunks) * dataset.dtype.itemsize
+    if not codes <= CHECKSUM_FILTERS and held > _MAX_CHUNK_BYTES:
+        raise DataError(
+            "compressed chunks too large to unpack",
+            file=path,
+            field=name,
+            expected=f"at most {_MAX_CHUNK_BYTES:,} bytes",
+            found=f"{held:,}",
+            remedy="store the data in smaller chunks, or without compression",
+        )
 
 
 def plain_attributes(file: h5py.File) -> dict[str, bytes | int]:
@@ -214,7 +231,7 @@ def plain_attributes(file: h5py.File) -> dict[str, bytes | int]:
     Raises
     ------
     DataError
-        For an attribute of another type, or too many of them.
+        For an attribute of another type, a large one, or too many of them.
     """
     path = file.filename
     count = h5a.get_num_attrs(file.id)
@@ -236,6 +253,15 @@ def plain_attributes(file: h5py.File) -> dict[str, bytes | int]:
                     file=path,
                     field=name,
                     expected="an integer or a fixed-length string",
+                )
+            size = attribute.get_storage_size()
+            if size > _MAX_ATTRIBUTE_BYTES:
+                raise DataError(
+                    "attribute too large",
+                    file=path,
+                    field=name,
+                    expected=f"at most {_MAX_ATTRIBUTE_BYTES:,} bytes",
+                    found=f"{size:,}",
                 )
             value = file.attrs[name]
         except HDF5_ERRORS as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,19 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from resmem_cli.artifacts.declaring import Format, Layout
 from resmem_cli.artifacts.formats import FORMATS
-from resmem_cli.artifacts.hdf5 import (
-    CHECKSUM_FILTERS,
-    HDF5_ERRORS,
-    open_hdf5,
-    plain_attributes,
-    readable_datasets,
-)
+from resmem_cli.artifacts.hdf5 import CHECKSUM_FILTERS
 from resmem_cli.artifacts.provenance import (
     DIGEST_BYTES,
     DatasetDigest,
@@ -31,11 +23,12 @@ from resmem_cli.artifacts.provenance import (
     block_rows,
     content_digest,
     header_digest,
+    strict_json,
 )
-from resmem_cli.artifacts.rows import DAMAGED, BlockRows, MappedRows
+from resmem_cli.artifacts.rows import BlockRows, MappedRows
 from resmem_cli.artifacts.schema import check_schema
+from resmem_cli.artifacts.structure import DAMAGED, Hdf5File, StoredDataset
 from resmem_cli.errors import DataError
-from resmem_cli.files import require_file
 
 DIGEST_GROUP = "digests"
 
@@ -48,6 +41,9 @@ _ATTRIBUTES: dict[str, type] = {
     "content_digest": bytes,
     "header_digest": bytes,
 }
+
+# Parameters that count something, and the axis that is as long, where there is one.
+_COUNTS = {"n_classes": "C", "n_memory": "", "k": "k", "n_queries": ""}
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,7 @@ class Header:
 class Artifact:
     """An open artifact whose structure, schema and header were checked. See `open_artifact`."""
 
-    def __init__(self, path: Path, file: h5py.File, header: Header, datasets: Mapping[str, h5py.Dataset],
+    def __init__(self, path: Path, file: Hdf5File, header: Header, datasets: Mapping[str, StoredDataset],
                  digests: Mapping[str, DatasetDigest], dimensions: Mapping[str, int]) -> None:  # fmt: skip
         self.path = path
         self.header = header
@@ -107,7 +103,9 @@ class Artifact:
         """Open a dataset for reading in order, or at random if its layout is for that."""
         if self.header.format.spec(name).layout == Layout.RANDOM:
             return self.mapped(name)
-        return BlockRows(self.path, self._datasets[name], self.digests[name])
+        bound = self.header.format.spec(name).below
+        below = None if bound is None else int(self.number(bound))
+        return BlockRows(self.path, self._datasets[name], self.digests[name], below=below)
 
     def mapped(self, name: str) -> MappedRows:
         """Map a contiguous dataset into memory."""
@@ -151,7 +149,7 @@ class Artifact:
         self.close()
 
 
-def open_artifact(path: Path | str, fmt: Format | None = None) -> Artifact:
+def open_artifact(path: Path | str, fmt: Format | None = None, *, trusted: bool = False) -> Artifact:
     """Open an artifact and check its structure, schema and header.
 
     Parameters
@@ -160,6 +158,8 @@ def open_artifact(path: Path | str, fmt: Format | None = None) -> Artifact:
         The file.
     fmt : Format, optional
         The format it must have; any known one if not given.
+    trusted : bool
+        Whether this process has just written it; see `Hdf5File`.
 
     Raises
     ------
@@ -169,15 +169,14 @@ def open_artifact(path: Path | str, fmt: Format | None = None) -> Artifact:
         If it is no artifact, of another format, of a newer version, damaged, or reaches outside.
     """
     path = Path(path)
-    file = open_hdf5(path)
+    file = Hdf5File(path, trusted=trusted)
     try:
-        return _checked(path, file, fmt)
-    except HDF5_ERRORS as error:
-        file.close()
-        raise DataError(f"damaged HDF5 file: {error}", file=path, remedy=DAMAGED) from error
+        artifact = _checked(path, file, fmt)
+        file.close_library()
     except BaseException:
         file.close()
         raise
+    return artifact
 
 
 def is_artifact(path: Path) -> bool:
@@ -190,20 +189,19 @@ def is_artifact(path: Path) -> bool:
     DataError
         If it is too damaged to tell.
     """
-    require_file(path)
-    if not h5py.is_hdf5(path):
-        return False
-    with open_hdf5(path) as file:
-        try:
-            return "content_digest" in file.attrs and "format_version" in file.attrs
-        except HDF5_ERRORS as error:
-            raise DataError(f"damaged HDF5 file: {error}", file=path, remedy=DAMAGED) from error
+    with Hdf5File(path) as file:
+        return file.has_attributes("content_digest", "format_version")
 
 
-def _checked(path: Path, file: h5py.File, fmt: Format | None) -> Artifact:
-    attributes = plain_attributes(file)
-    header = _header(path, attributes, fmt)
-    found = readable_datasets(file, filters=CHECKSUM_FILTERS)
+def _checked(path: Path, file: Hdf5File, fmt: Format | None) -> Artifact:
+    header = _header(path, file.attributes(), fmt)
+    file.check_length()
+    found = file.datasets(filters=CHECKSUM_FILTERS)
+    for name, dataset in found.items():
+        if not dataset.placed:
+            raise DataError(
+                "not stored as it was written", file=path, field=name, expected="whole rows, without filters"
+            )
     prefix = f"{DIGEST_GROUP}/"
     datasets = {name: dataset for name, dataset in found.items() if not name.startswith(prefix)}
     stored = {
@@ -218,6 +216,7 @@ def _checked(path: Path, file: h5py.File, fmt: Format | None) -> Artifact:
     }
     if content_digest(digests) != header.content_digest:
         raise DataError("the content digest does not hold", file=path, field=DIGEST_GROUP, remedy=DAMAGED)
+    _check_counts(path, header, dimensions)
     return Artifact(path, file, header, datasets, digests, dimensions)
 
 
@@ -247,7 +246,7 @@ def _header(path: Path, attributes: Mapping[str, bytes | int], fmt: Format | Non
     rest = {key: value for key, value in attributes.items() if key != "header_digest"}
     if header_digest(rest) != _text(attributes["header_digest"]):
         raise DataError("the header's digest does not hold", file=path, field="header_digest", remedy=DAMAGED)
-    parameters = json.loads(_text(attributes["parameters"]))
+    parameters = _json(path, "parameters", attributes)
     if not isinstance(parameters, dict):
         raise DataError("not a mapping", file=path, field="parameters", remedy=DAMAGED)
     missing = set(declared.parameters) - set(parameters)
@@ -260,9 +259,34 @@ def _header(path: Path, attributes: Mapping[str, bytes | int], fmt: Format | Non
         version=version,
         generated_by=_text(attributes["generated_by"]),
         parameters=parameters,
-        inputs=_inputs(path, json.loads(_text(attributes["inputs"]))),
+        inputs=_inputs(path, _json(path, "inputs", attributes)),
         content_digest=_text(attributes["content_digest"]),
     )
+
+
+def _json(path: Path, field: str, attributes: Mapping[str, bytes | int]) -> object:
+    try:
+        return strict_json(_text(attributes[field]))
+    except ValueError as error:
+        raise DataError(f"damaged JSON: {error}", file=path, field=field, remedy=DAMAGED) from error
+
+
+def _check_counts(path: Path, header: Header, dimensions: Mapping[str, int]) -> None:
+    """Hold the parameters that count something against the datasets."""
+    for name, axis in _COUNTS.items():
+        if name not in header.format.parameters:
+            continue
+        count = header.parameters[name]
+        length = dimensions.get(axis, count)
+        if type(count) is not int or count < 1 or count != length:
+            raise DataError(
+                "not a count of what is there",
+                file=path,
+                field=f"parameters.{name}",
+                expected="at least 1" if length is count else length,
+                found=count,
+                remedy=DAMAGED,
+            )
 
 
 def _inputs(path: Path, records: object) -> tuple[InputRecord, ...]:
@@ -282,7 +306,7 @@ def _text(value: object) -> str:
 
 
 def _stored_digest(
-    path: Path, fmt: Format, name: str, dataset: h5py.Dataset, stored: h5py.Dataset
+    path: Path, fmt: Format, name: str, dataset: StoredDataset, stored: StoredDataset
 ) -> DatasetDigest:
     size = block_rows(fmt.spec(name), dataset.dtype, dataset.shape)
     expected = (math.ceil(dataset.shape[0] / size), DIGEST_BYTES)
@@ -290,7 +314,9 @@ def _stored_digest(
         raise DataError(
             "wrong shape of digests", file=path, field=stored.name, expected=expected, found=stored.shape
         )
-    return DatasetDigest(dtype=dataset.dtype.str, shape=dataset.shape, block_rows=size, blocks=stored[:])
+    return DatasetDigest(
+        dtype=dataset.dtype.str, shape=dataset.shape, block_rows=size, blocks=stored.read(0, expected[0])
+    )
 
 
 def verify_blocks(artifact: Artifact) -> int:

@@ -7,25 +7,37 @@ import mmap
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from resmem_cli.artifacts.provenance import DatasetDigest, digest_block
+from resmem_cli.artifacts.structure import DAMAGED, StoredDataset
 from resmem_cli.errors import DataError
 from resmem_cli.threads import for_each_block
 from resmem_cli.types import row_blocks
 
-DAMAGED = "create it again or restore a copy"
-"""What to do about a file that is not what was written."""
-
 
 class BlockRows:
-    """A dataset read by ranges of rows; each digest block is checked when it is read."""
+    """A dataset read by ranges of rows; each digest block is checked when it is read.
 
-    def __init__(self, path: Path, dataset: h5py.Dataset, digest: DatasetDigest) -> None:
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+    dataset : StoredDataset
+        Where it is in it.
+    digest : DatasetDigest
+        Of its blocks.
+    below : int, optional
+        What its values, integers from 0 on, are below.
+    """
+
+    def __init__(
+        self, path: Path, dataset: StoredDataset, digest: DatasetDigest, *, below: int | None = None
+    ) -> None:
         self._path = path
-        self._name = dataset.name.lstrip("/")
+        self._below = below
+        self._name = dataset.name
         self._dataset = dataset
         self._digest = digest
         self._span = (0, 0)
@@ -47,7 +59,7 @@ class BlockRows:
         Raises
         ------
         DataError
-            If a block's bytes are not those that were written.
+            If a block's bytes are not those that were written, or a value is out of its range.
         """
         stop = min(stop, self.shape[0])
         if stop <= start:
@@ -69,13 +81,7 @@ class BlockRows:
         return self.read(0, self.shape[0])
 
     def _load(self, start: int, stop: int) -> NDArray[Any]:
-        try:
-            values: NDArray[Any] = self._dataset[start:stop]
-        except (OSError, RuntimeError) as error:
-            raise DataError(
-                "a checksum does not hold", file=self._path, field=self._name, remedy=DAMAGED
-            ) from error
-        return values
+        return self._dataset.read(start, stop)
 
     def _check(self, block: int, values: NDArray[Any]) -> None:
         if digest_block(values) != self._digest.blocks[block].tobytes():
@@ -86,23 +92,28 @@ class BlockRows:
                 field=self._name,
                 remedy=DAMAGED,
             )
+        if self._below is not None and (values.min() < 0 or values.max() >= self._below):
+            raise DataError(
+                "values that can't be",
+                file=self._path,
+                field=self._name,
+                expected=f"0 to {self._below - 1:,}",
+                found=f"{values.min():,} to {values.max():,}",
+                remedy=DAMAGED,
+            )
 
 
 class MappedRows(BlockRows):
     """A contiguous dataset in a memory map; a block is checked when one of its rows is first read."""
 
-    def __init__(self, path: Path, dataset: h5py.Dataset, digest: DatasetDigest) -> None:
+    def __init__(self, path: Path, dataset: StoredDataset, digest: DatasetDigest) -> None:
         super().__init__(path, dataset, digest)
-        offset = dataset.id.get_offset()
-        if offset is None:
+        if dataset.offset is None:
             raise DataError("not contiguous", file=path, field=self._name, remedy=DAMAGED)
-        if offset + dataset.nbytes > dataset.file.id.get_filesize():
-            raise DataError(
-                "its rows lie beyond the end of the file", file=path, field=self._name, remedy=DAMAGED
-            )
-        # The descriptor that HDF5 itself opened: by name, the file could have been replaced meanwhile.
-        pages = mmap.mmap(dataset.file.id.get_vfd_handle(), 0, access=mmap.ACCESS_READ)
-        self._map: NDArray[Any] = np.ndarray(dataset.shape, dataset.dtype, buffer=pages, offset=offset)
+        pages = mmap.mmap(dataset.file.descriptor, dataset.file.n_bytes, access=mmap.ACCESS_READ)
+        self._map: NDArray[Any] = np.ndarray(
+            dataset.shape, dataset.dtype, buffer=pages, offset=dataset.offset
+        )
         self._checked = np.zeros(digest.n_blocks, dtype=bool)
 
     def read(self, start: int, stop: int) -> NDArray[Any]:

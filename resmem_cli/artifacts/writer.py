@@ -302,7 +302,8 @@ class ArtifactWriter:
                 self._file.attrs[name] = np.bytes_(value) if isinstance(value, bytes) else value
             self._file.close()
         try:
-            open_artifact(self._temporary.path, self.format).close()  # checks structure, schema and header
+            # Checks structure, schema and header.
+            open_artifact(self._temporary.path, self.format, trusted=True).close()
         except DataError as error:
             raise error.in_file(self.path) from error
         self._temporary.sync()

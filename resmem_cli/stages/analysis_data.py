@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from resmem_cli.artifacts.formats import PREDICTIONS
 from resmem_cli.artifacts.provenance import InputRecord
 from resmem_cli.artifacts.reader import Artifact, open_artifact
-from resmem_cli.artifacts.rows import DAMAGED
+from resmem_cli.artifacts.structure import DAMAGED
 from resmem_cli.errors import DataError
 from resmem_cli.metrics import changed_examples
 from resmem_cli.quality import Outcomes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from resmem_cli.artifacts.reader import Artifact
-from resmem_cli.artifacts.rows import DAMAGED
+from resmem_cli.artifacts.structure import DAMAGED
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import DataError, naming_file
 from resmem_cli.indexes.base import Index, index_kinds
@@ -26,7 +26,7 @@ def load_index(index_file: Artifact) -> Index:
     """
     kinds = index_kinds()
     kind = index_file.parameters["kind"]
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise _unknown(index_file, "kind", expected=kinds, found=kind)
     parameters = _search_parameters(index_file)
     datasets = {name: index_file.rows(name) for name in index_file.shapes if name not in _NOT_SEARCHED}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from resmem_cli.artifacts.provenance import InputRecord
 from resmem_cli.artifacts.reader import Artifact, open_artifact
 from resmem_cli.artifacts.result_formats import TUNING
-from resmem_cli.artifacts.rows import DAMAGED
+from resmem_cli.artifacts.structure import DAMAGED
 from resmem_cli.errors import DataError
 from resmem_cli.gate import Gate
 from resmem_cli.settings import Settings, Softening
