@@ -153,8 +153,6 @@ class Workload:
     ----------
     inputs : pathlib.Path
         The folder of all inputs: arrays, a checkpoint, and every artifact.
-    seconds : dict of str to float
-        How long a command took, once its libraries were loaded, by its name.
     """
 
     def __init__(self, folder: Path, server: ForkServer, *, n_train: int, n_test: int, d: int, seed: int = 0):
@@ -167,7 +165,6 @@ class Workload:
         )
         for name in ("digits.safetensors", "digits_test.npz", "train_digits.py"):
             shutil.copy(SAMPLE_DATA / name, self.inputs)
-        self.seconds: dict[str, float] = {}
         self._undisturbed: dict[str, dict[str, bytes]] = {}
         for command in COMMANDS.values():
             if command.name not in ("run", "embed"):
@@ -179,7 +176,6 @@ class Workload:
         assert link == self.inputs
         ended = self._server.run(*command.arguments, cwd=self.inputs.parent)
         ended.assert_done()
-        self.seconds[command.name] = ended.seconds
         self._undisturbed[command.name] = written(self.inputs.parent, command)
         for name in command.outputs:
             (self.inputs.parent / name).rename(self.inputs / name)

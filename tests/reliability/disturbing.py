@@ -1,0 +1,153 @@
+"""What the tests share that disturb a command while it writes: by a signal, a limit or another writer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from reliability.processes import SECONDS, ForkServer, run
+from reliability.workload import COMMANDS, Command, Workload, written
+
+RESUMED = Command(
+    "embed --resume",
+    (*COMMANDS["embed"].arguments, "--batch-size", "8", "--resume"),
+    COMMANDS["embed"].outputs,
+)
+WRITERS = (*COMMANDS.values(), RESUMED)
+
+# Seconds in which the interpreter has started and loads libraries.
+_START = 0.2
+
+# Bytes of files by name.
+Files = dict[str, bytes]
+
+
+def older_files(command: Command, small: Workload, large: Workload) -> Files:
+    """Give for each file that a command writes a valid one with other content."""
+    new, old = large.undisturbed(command), small.undisturbed(command)
+    others = {".h5": small.undisturbed(COMMANDS["import"])["train.h5"]}
+    return {
+        name: content if content != new.get(name) else others.get(Path(name).suffix, b"all: older\n")
+        for name, content in old.items()
+    }
+
+
+def put(folder: Path, files: Files) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Name what a writer has begun and not finished."""
+    return sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if ".resmem-" in path.name and not path.is_relative_to(folder / "in")
+    )
+
+
+def assert_nothing_else(folder: Path, files: Files) -> None:
+    """See that a folder holds these files, and nothing else but its inputs."""
+    found = {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if not path.is_relative_to(folder / "in") and not path.is_dir()
+    }
+    assert found == set(files), f"expected {sorted(files)}, found {sorted(found)}"
+    assert leftovers(folder) == []
+
+
+def which_files(folder: Path, command: Command, *, old: Files, new: Files) -> str:
+    """Tell what a command that was disturbed has left: every file as it was before, or whole."""
+    found = written(folder, command)
+    versions = set()
+    for name in old.keys() | new.keys() | found.keys():
+        content = found.get(name)
+        if content == new.get(name):
+            versions.add("new file")
+        elif content == old.get(name):
+            versions.add("no file" if content is None else "old file")
+        elif name.endswith(".mk") and content is not None and _is_part_of_rules(content, new[name]):
+            pass  # `run` leaves the rules of the steps it has done
+        else:
+            what = "is gone" if content is None else f"has {len(content)} bytes and is no whole version"
+            raise AssertionError(f"{command.name}: {name} {what}")
+    return versions.pop() if len(versions) == 1 else "some files new"
+
+
+def _is_part_of_rules(content: bytes, whole: bytes) -> bool:
+    rules, of_whole = (text.partition(b"\n")[2] for text in (content, whole))
+    return of_whole.startswith(rules) and of_whole[len(rules) :][:1] in (b"", b"\n")
+
+
+_writing: dict[str, float] = {}
+
+
+def seconds_of_writing(command: Command, workload: Workload, server: ForkServer, folder: Path) -> float:
+    """Measure once how long a command that is left alone goes on when it has begun to write."""
+    if command.name not in _writing:
+        place = workload.place(folder / f"alone {command.name}")
+        before = _state(place)
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(server.run, *command.arguments, cwd=place)
+            while not running.done() and _state(place) == before:
+                time.sleep(0.001)
+            began = time.monotonic()
+            running.result().assert_done()
+        _writing[command.name] = time.monotonic() - began
+    return _writing[command.name]
+
+
+def wait_for_moment(process: subprocess.Popen[bytes], place: Path, share: float, *, seconds: float) -> None:
+    """Wait until a process has done a share of its writing; a share below 0 is one of what comes before.
+
+    The writing is waited for, and no fixed time, for the machine may be busier than when `seconds` were
+    measured.
+    """
+    if share < 0:
+        time.sleep(_START * (1 + share))
+        return
+    before = _state(place)
+    deadline = time.monotonic() + SECONDS
+    while process.poll() is None and time.monotonic() < deadline and _state(place) == before:
+        time.sleep(0.001)
+    time.sleep(share * seconds)
+
+
+def _state(place: Path) -> tuple[set[str], int]:
+    # In `run` an older folder's files are replaced.
+    names = {*os.listdir(place)}
+    folder = place / "run"
+    return names, folder.stat().st_mtime_ns if folder.exists() else 0
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and the commands it runs, as the system does when a machine's memory is out."""
+    children = _children(process.pid)
+    process.kill()
+    for child in children:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+    process.communicate()
+
+
+def _children(parent: int) -> list[int]:
+    try:
+        return [
+            int(child)
+            for task in Path(f"/proc/{parent}/task").iterdir()
+            for child in (task / "children").read_text().split()
+        ]
+    except OSError:
+        return []
+
+
+def is_accepted(*arguments: object, cwd: Path) -> None:
+    """See that `resmem` takes a file for whole."""
+    run("verify", *arguments, cwd=cwd).assert_done()

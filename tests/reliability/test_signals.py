@@ -1,0 +1,68 @@
+"""SIGINT, SIGTERM and SIGHUP at a random moment: a command ends by the signal at once, and leaves nothing."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reliability import disturbing
+from reliability.disturbing import (
+    WRITERS,
+    assert_nothing_else,
+    older_files,
+    put,
+    seconds_of_writing,
+    which_files,
+)
+from reliability.processes import ForkServer, finish, start
+from reliability.tally import Tally, seeds
+from reliability.workload import Workload, written
+
+SECONDS = 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@seeds(quick=10, long=100, together=10)
+def test_a_signal_ends_a_command_and_leaves_nothing(
+    number: signal.Signals,
+    seeds: range,
+    tally: Tally,
+    tmp_path: Path,
+    small: Workload,
+    large: Workload,
+    server: ForkServer,
+) -> None:
+    """SEENTOFAIL"""
+
+    def check(seed: int) -> str:
+        # An odd step, so that each signal meets every command with and without an older file.
+        command = WRITERS[(7 * seed + number) % len(WRITERS)]
+        place = large.place(tmp_path / str(seed))
+        new = large.undisturbed(command)
+        old = older_files(command, small, large) if seed % 2 else {}
+        put(place, old)
+        seconds = seconds_of_writing(command, large, server, tmp_path)
+        process = start(*command.arguments, "--quiet", cwd=place)
+        share = np.random.default_rng(seed).uniform(-0.4, 1)
+        disturbing.wait_for_moment(process, place, share, seconds=seconds)
+        process.send_signal(number)
+        sent = time.monotonic()
+        ended = finish(process)
+        assert time.monotonic() - sent < SECONDS, str(ended)
+        outcome = which_files(place, command, old=old, new=new)
+        if ended.status == 0:
+            assert outcome == "new file", str(ended)
+            return "done before"
+        assert ended.status == -number, str(ended)
+        assert ended.stderr == "", str(ended)
+        if command.name == disturbing.RESUMED.name:
+            # What is to be resumed stays.
+            return f"{number.name}, {outcome}"
+        assert_nothing_else(place, written(place, command))
+        return f"{number.name}, {outcome}"
+
+    tally.each("signals", seeds, check)
