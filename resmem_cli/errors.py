@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
+
+# What steers a terminal: control characters but tab and line feed, and those that turn text round.
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Write characters that steer a terminal, which a file's names may have, as JSON writes them."""
+    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 class ResmemError(Exception):
@@ -66,7 +75,7 @@ class ResmemError(Exception):
             line += f" ({', '.join(facts)})"
         if self.remedy:
             line += f"; {self.remedy}"
-        return " ".join(line.split())
+        return printable(" ".join(line.split()))
 
 
 class CheckFailedError(ResmemError):

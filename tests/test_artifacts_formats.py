@@ -61,7 +61,8 @@ def _values(rng, shape, dtype):
 
 
 def sample_parameters(fmt):
-    return {key: f"a {key}" for key in fmt.parameters}
+    counts = {"n_classes": LENGTHS["C"], "k": LENGTHS["k"], "n_memory": 1000, "n_queries": 9}
+    return {key: counts.get(key, f"a {key}") for key in fmt.parameters}
 
 
 def write_artifact(path, fmt, arrays, **options):

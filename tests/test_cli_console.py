@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 
+from resmem_cli.cli import console
 from resmem_cli.cli.console import show_value
+from resmem_cli.errors import DataError
+from resmem_cli.types import StageResult
 
 
 @pytest.mark.parametrize(
@@ -32,3 +38,22 @@ def test_a_share_that_is_proved_is_never_rounded_up(share: float, shown: str) ->
 )
 def test_a_figure_is_written_in_the_unit_its_name_stands_for(name: str, value: object, shown: str) -> None:
     assert show_value(name, value) == shown
+
+
+def test_what_steers_a_terminal_is_written_as_json_writes_it(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a\x1b[31mb\x9bc\u202ed\r\u200de\tf"
+    shown = r"a\u001b[31mb\u009bc\u202ed\u000d" + "\u200de\tf"
+    console.emit(name)
+    console.emit_table(("name", "n"), [(name, "1")])
+    console.notice(name)
+    told = capsys.readouterr()
+    assert told.out.startswith(f"{shown}\n")
+    assert told.out.count(r"a\u001b[31mb\u009bc") == 2
+    assert told.err == f"resmem: {shown}\n"
+    assert str(DataError("no such key", found=name)) == (
+        "no such key (found " + r"a\u001b[31mb\u009bc\u202ed" + " \u200de f)"
+    )
+    console.emit_json(StageResult("info", None, {"name": name}))
+    document = capsys.readouterr().out
+    assert json.loads(document)["result"]["name"] == name
+    assert not re.search("[\x1b\x9b\u202e]", document)

@@ -18,6 +18,7 @@ from test_artifacts_formats import sample_arrays, write_artifact, write_sample
 
 from resmem_cli import open_artifact
 from resmem_cli.artifacts.formats import EMBEDDINGS, FORMATS, INDEX, PREDICTIONS, TUNING
+from resmem_cli.errors import DataError
 from resmem_cli.stages.export import export
 
 SUFFIXES = (".npz", ".csv", ".parquet")
@@ -109,11 +110,13 @@ def test_classes_without_names_of_their_own_are_numbered(names: list[bytes] | No
     assert list(read_csv(tmp_path / "scores.csv")) == ["query", "class_0", "class_1", "class_2", "class_3"]
 
 
-def test_a_class_that_there_is_not_has_no_name(tmp_path: Path) -> None:
-    arrays = sample_arrays(PREDICTIONS) | {"labels": np.array([-1, 0, 9, *[3] * 6], np.int32)}
+@pytest.mark.parametrize("label", [-1, 4])
+def test_a_class_that_there_is_not_is_refused(tmp_path: Path, label: int) -> None:
+    arrays = sample_arrays(PREDICTIONS) | {"labels": np.array([label, *[3] * 8], np.int32)}
     path = write_artifact(tmp_path / "p.h5", PREDICTIONS, arrays)
-    export(path, output=tmp_path / "p.csv")
-    assert read_csv(tmp_path / "p.csv")["label_name"] == ["", "é0", "", *["é3"] * 6]
+    with pytest.raises(DataError, match=r"p\.h5: labels: values that can't be \(expected 0 to 3, found"):
+        export(path, output=tmp_path / "p.csv")
+    assert not (tmp_path / "p.csv").exists()
 
 
 def test_ids_follow_the_row_number_and_are_text(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ class DatasetSpec:
         What it holds.
     columns : tuple of str
         What each entry of the second axis is, where that does not depend on the file.
+    below : str or None
+        The parameter that every value is below, where values number something from 0.
     """
 
     path: str
@@ -44,6 +46,7 @@ class DatasetSpec:
     required: bool = True
     layout: Layout = Layout.SEQUENTIAL
     columns: tuple[str, ...] = ()
+    below: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ def dataset(
     optional: bool = False,
     random: bool = False,
     columns: str = "",
+    below: str | None = None,
 ) -> DatasetSpec:
     """Declare a dataset; see `DatasetSpec`. `dims` and `columns` are names with blanks between."""
     return DatasetSpec(
@@ -106,6 +110,7 @@ def dataset(
         required=not optional,
         layout=Layout.RANDOM if random else Layout.SEQUENTIAL,
         columns=tuple(columns.split()),
+        below=below,
     )
 
 

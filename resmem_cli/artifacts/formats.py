@@ -65,7 +65,7 @@ RESIDUALS = Format(
             optional=True,
             random=True,
         ),
-        dataset("labels", "n", ("<i4",), "class of each example"),
+        dataset("labels", "n", ("<i4",), "class of each example", below="n_classes"),
         dataset("ids", "n", ("<i8", STRING), "the user's own name of each row", optional=True),
         _CLASS_NAMES,
     ),
@@ -150,9 +150,17 @@ PREDICTIONS = Format(
     version=3,
     doc="the answer for each query, and the memory rows it came from",
     datasets=(
-        dataset("predicted", "q", ("<i4",), "argmax of the scores; ties go to the lower class"),
-        dataset("base_predicted", "q", ("<i4",), "argmax of the network's own logits"),
-        dataset("knn_predicted", "q", ("<i4",), "argmax of the weighted vote of the neighbours' labels"),
+        dataset(
+            "predicted", "q", ("<i4",), "argmax of the scores; ties go to the lower class", below="n_classes"
+        ),
+        dataset("base_predicted", "q", ("<i4",), "argmax of the network's own logits", below="n_classes"),
+        dataset(
+            "knn_predicted",
+            "q",
+            ("<i4",),
+            "argmax of the weighted vote of the neighbours' labels",
+            below="n_classes",
+        ),
         dataset(
             "base_confidence",
             "q",
@@ -166,23 +174,31 @@ PREDICTIONS = Format(
             ("<i4",),
             "what `predicted` is compared with: the network's class where memory changed it, else the second",
             optional=True,
+            below="n_classes",
         ),
-        dataset("labels", "q", ("<i4",), "true class, where known", optional=True),
+        dataset("labels", "q", ("<i4",), "true class, where known", optional=True, below="n_classes"),
         dataset("class_counts", "C", ("<i8",), "rows of the memory of each class", optional=True),
         dataset("tuned_on", "q", ("|u1",), "1 where settings were tuned on this query", optional=True),
         dataset("scores", "q C", ("<f4",), "the scores of all classes", optional=True),
-        dataset("top_scores/classes", "q m", ("<i4",), "the m best classes, best first", optional=True),
+        dataset(
+            "top_scores/classes",
+            "q m",
+            ("<i4",),
+            "the m best classes, best first",
+            optional=True,
+            below="n_classes",
+        ),
         dataset("top_scores/values", "q m", ("<f4",), "their scores", optional=True),
         dataset("probabilities", "q C", ("<f4",), "the scores made probabilities", optional=True),
         dataset(
             "top_scores/probabilities", "q m", ("<f4",), "probabilities of the m best classes", optional=True
         ),
-        dataset("neighbors/rows", "q k", ("<i8",), "memory rows by (distance, row)"),
+        dataset("neighbors/rows", "q k", ("<i8",), "memory rows by (distance, row)", below="n_memory"),
         dataset(
             "neighbors/distances", "q k", ("<f8",), "Euclidean, not squared; 1 − cos with the cosine metric"
         ),
         dataset("neighbors/weights", "q k", ("<f4",), "normalised, sum 1"),
-        dataset("neighbors/labels", "q k", ("<i4",), "the classes of those rows"),
+        dataset("neighbors/labels", "q k", ("<i4",), "the classes of those rows", below="n_classes"),
         dataset(
             "neighbors/contributions",
             "q k",
@@ -204,7 +220,14 @@ PREDICTIONS = Format(
             "1 where no residuals whatever could change the answer",
             optional=True,
         ),
-        dataset("compared/predicted", "q b", ("<i4",), "what each method answers", optional=True),
+        dataset(
+            "compared/predicted",
+            "q b",
+            ("<i4",),
+            "what each method answers",
+            optional=True,
+            below="n_classes",
+        ),
         dataset(
             "compared/label_probability", "q b", ("<f4",), "its probability of the true class", optional=True
         ),

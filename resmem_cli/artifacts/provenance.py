@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from resmem_cli.artifacts.declaring import DatasetSpec, Layout
 
 DIGEST_BYTES = 32
+_MOST_DIGITS = 20
 
 # A sequential block is also one chunk of the file. A random row costs the digest of its whole block the
 # first time one of the block is read, hence the smaller size.
@@ -82,6 +83,45 @@ def canonical_json(value: object) -> str:
         For NaN or infinity, which JSON does not have.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def strict_json(text: str) -> Any:
+    """Read JSON that `canonical_json` can have written.
+
+    Raises
+    ------
+    ValueError
+        For anything else, among it NaN and infinity, integers of more than 64 bits, a key given twice, and
+        more nesting than Python reads.
+    """
+    try:
+        return json.loads(
+            text, parse_constant=_number, parse_float=_number, parse_int=_integer, object_pairs_hook=_mapping
+        )
+    except RecursionError:
+        raise ValueError("JSON nested too deep") from None
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a finite number")
+    return value
+
+
+def _integer(text: str) -> int:
+    # Python takes a time that grows with the square of the digits.
+    value = int(text) if len(text) <= _MOST_DIGITS else None
+    if value is None or not -(2**63) <= value < 2**64:
+        raise ValueError("an integer of more than 64 bits")
+    return value
+
+
+def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) != len(pairs):
+        raise ValueError("a key given twice")
+    return mapping
 
 
 def content_digest(digests: Mapping[str, DatasetDigest]) -> str:

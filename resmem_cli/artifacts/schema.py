@@ -46,8 +46,8 @@ def check_schema(path: Path, fmt: Format, datasets: Mapping[str, Shaped]) -> dic
     Raises
     ------
     DataError
-        For a dataset that is missing or unknown, of another type or number of axes, for an axis that
-        has two lengths, and for alternatives of which none or several are there.
+        For a dataset that is missing or unknown, empty, of another type or number of axes, for an axis
+        that has two lengths, and for alternatives of which none or several are there.
     """
     declared = {spec.path: spec for spec in fmt.datasets}
     for name in datasets:
@@ -76,6 +76,8 @@ def check_schema(path: Path, fmt: Format, datasets: Mapping[str, Shaped]) -> dic
                 expected=f"({', '.join(spec.dims)})",
                 found=dataset.shape,
             )
+        if 0 in dataset.shape:
+            raise DataError("is empty", file=path, field=name, found=f"shape {dataset.shape}")
         for dim, length in zip(spec.dims, dataset.shape, strict=True):
             bound, binder = dimensions.setdefault(dim, (length, name))
             if bound != length:

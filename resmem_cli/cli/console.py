@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from resmem_cli.errors import printable
 from resmem_cli.types import Progress, StageResult, no_progress
 from resmem_cli.version import __version__
 
@@ -45,14 +46,14 @@ def _bar(blocks: Sequence[slice], description: str) -> Iterable[slice]:
 def notice(text: str, *, quiet: bool = False) -> None:
     """Tell the user something that is not the result."""
     if not quiet:
-        sys.stderr.write(f"resmem: {text}\n")
+        sys.stderr.write(f"resmem: {printable(text)}\n")
 
 
 def emit(text: str) -> None:
     """Write a part of the result to stdout."""
     _end_with_the_pipe()
     if text:
-        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        sys.stdout.write(printable(text if text.endswith("\n") else text + "\n"))
 
 
 def emit_json(result: StageResult) -> None:
@@ -120,6 +121,7 @@ def emit_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
 
     _end_with_the_pipe()
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(columns, *rows, strict=True)]
     for group in _fitting(widths, shutil.get_terminal_size().columns if sys.stdout.isatty() else None):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style=None)

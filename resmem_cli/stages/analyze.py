@@ -16,9 +16,10 @@ from resmem_cli.artifacts.formats import RESIDUALS
 from resmem_cli.artifacts.provenance import InputRecord
 from resmem_cli.artifacts.reader import Artifact, open_artifact
 from resmem_cli.artifacts.result_formats import REPORT, TUNING
+from resmem_cli.artifacts.structure import DAMAGED
 from resmem_cli.artifacts.temporary import make_folder, new_file, refuse_input, resolve_target
 from resmem_cli.artifacts.writer import ArtifactWriter
-from resmem_cli.errors import DataError, OutputError, UsageError
+from resmem_cli.errors import DataError, OutputError, UsageError, naming_file
 from resmem_cli.stages.analysis_data import RunColumns, read_run
 from resmem_cli.stages.analysis_report import HEAVIEST, aggregate, report_run
 from resmem_cli.stages.tuning_file import read_tuning
@@ -110,11 +111,15 @@ def analyze(
         if config.compare and not run.compared:
             raise DataError("has no baselines to compare with", file=path, remedy="predict with --compare")
         runs.append(run)
-        told.append(
-            report_run(
-                run, n_examples=config.n_examples, groups=_groups(config, run), ids=_memory_ids(config, run)
+        with naming_file(path):
+            told.append(
+                report_run(
+                    run,
+                    n_examples=config.n_examples,
+                    groups=_groups(config, run),
+                    ids=_memory_ids(config, run),
+                )
             )
-        )
     notices = [text for run in runs for text in _notices(run)]
     report: dict[str, Any] = {
         "runs": told,
@@ -184,7 +189,10 @@ def _notices(run: RunColumns) -> list[str]:
 
 
 def _grid_values(file: Artifact, name: str, best: dict[str, Any]) -> list[Any]:
-    values: list[Any] = file.read(f"grid/{name}").tolist()
+    stored = file.read(f"grid/{name}")
+    if not np.isfinite(stored).all():
+        raise DataError("not finite", file=file.path, field=f"grid/{name}", remedy=DAMAGED)
+    values: list[Any] = stored.tolist()
     if name == "temperature" and file.parameters["space"] == ResidualSpace.LOGIT and len(set(values)) == 1:
         # It was fitted, and changes no answer: all points are of that temperature too.
         return [best["temperature"]] * len(values)

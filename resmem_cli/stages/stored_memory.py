@@ -49,18 +49,15 @@ class StoredMemory:
     def __init__(self, artifact: Artifact) -> None:
         self._artifact = artifact
         self.temperature = artifact.number("temperature")
+        if self.temperature <= 0:
+            raise self._fault("temperature", expected="a number above 0", found=self.temperature)
         # Files of before version 3 do not say.
         space = artifact.parameters.get("space", ResidualSpace.PROBABILITY)
         if space not in list(ResidualSpace):
             raise self._fault("space", expected=" or ".join(ResidualSpace), found=space)
         self.space = ResidualSpace(space)
         self.n_classes = int(artifact.number("n_classes"))
-        if artifact.dimensions.get("C", self.n_classes) != self.n_classes:
-            raise self._fault("n_classes", expected=artifact.dimensions["C"], found=self.n_classes)
         self.labels: NDArray[np.int32] = artifact.read("labels")
-        if self.labels.min() < 0 or self.labels.max() >= self.n_classes:
-            found = f"{self.labels.min()} to {self.labels.max()}"
-            raise self._fault("labels", expected=f"0 to {self.n_classes - 1}", found=found)
         self.class_names: NDArray[np.bytes_] | None = artifact.read_optional("class_names")
         self.truncated = "residuals" not in artifact
         if "top/classes" in artifact:

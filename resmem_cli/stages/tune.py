@@ -99,9 +99,10 @@ def tune(
         scratch = Scratch(output.parent)
 
         def tuner(of: EmbeddingSource, rows: NDArray[np.int64] | None, *, others: bool) -> _Tuning:
-            found = search_queries(
-                searched, of, rows, max(grid.k), others=others, scratch=scratch, progress=progress
-            )
+            with naming_file(index):
+                found = search_queries(
+                    searched, of, rows, max(grid.k), others=others, scratch=scratch, progress=progress
+                )
             residuals = MemoryResiduals(
                 memory, found.memory_rows, space=config.space, top=top, scratch=scratch
             )
