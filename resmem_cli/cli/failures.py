@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import io
+import mmap
 import os
 import re
 import signal
@@ -29,6 +30,9 @@ _NO_MEMORY = re.compile(
     "|cannot map zero-fill|can't start new thread|not enough memory",
     re.IGNORECASE,
 )
+
+# Bytes that are hardly anything beside the tool's libraries.
+_LITTLE = 64 << 20
 
 _at_leaving: list[Callable[[], object]] = []
 
@@ -136,9 +140,7 @@ def _receive(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _as_resmem_error(error: BaseException) -> ResmemError | None:
-    # A package that is there, but for which there was no room, is not missing.
-    reason = (isinstance(error, MissingExtraError) and (error.__cause__ or error.__context__)) or error
-    if _is_lack_of_memory(reason):
+    if _came_from_lack_of_memory(error):
         return ResourceError("out of memory", remedy="use a machine with more, or fewer rows at a time")
     if isinstance(error, ResmemError):
         return error
@@ -147,10 +149,30 @@ def _as_resmem_error(error: BaseException) -> ResmemError | None:
     return None
 
 
+def _came_from_lack_of_memory(error: BaseException) -> bool:
+    reason = error.__cause__ or error.__context__
+    if not isinstance(error, ResmemError) or reason is None:
+        return _is_lack_of_memory(error)
+    if not _came_from_lack_of_memory(reason):
+        return False
+    # A package that is there, but for which there was no room, is not missing. A file may ask for more than
+    # any machine has, and is damaged then; but where nothing has room, it is none of the file's fault.
+    return isinstance(error, MissingExtraError) or not _is_there_room()
+
+
+def _is_there_room() -> bool:
+    try:
+        mmap.mmap(-1, _LITTLE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError:
+        return False
+    return True
+
+
 def _is_lack_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno:
         return error.errno == errno.ENOMEM
-    if isinstance(error, ImportError | OSError | RuntimeError | SystemError):
+    # h5py chooses the kind by where in HDF5 it happened.
+    if isinstance(error, ImportError | OSError | RuntimeError | SystemError | ValueError | KeyError):
         return _NO_MEMORY.search(str(error)) is not None
     return isinstance(error, MemoryError)
 
