@@ -1,4 +1,4 @@
-"""Input files: whether they can be read, and the digest of their bytes."""
+"""Files: whether they can be read, where links lead, and the digest of their bytes."""
 
 from __future__ import annotations
 
@@ -27,6 +27,12 @@ def require_file(path: Path) -> None:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise MissingInputError(f"can't be read: {reason}", file=path) from error
+
+
+def followed(path: Path | str) -> Path:
+    """Follow links as far as they lead; where they lead in a circle a link is left, which is no file."""
+    # Path.resolve raises a RuntimeError for a circle until Python 3.12.
+    return Path(os.path.realpath(path))
 
 
 def read_stream(path: Path) -> bytes:

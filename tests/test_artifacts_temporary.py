@@ -119,6 +119,14 @@ def test_a_name_too_long_for_the_file_system_is_refused(tmp_path):
     assert contents(tmp_path) == []
 
 
+def test_a_link_that_leads_in_a_circle_is_no_output(tmp_path):
+    path = tmp_path / "a.h5"
+    path.symlink_to("a.h5")
+    with pytest.raises(OutputError, match=r"a\.h5: the output is a link that leads in a circle"):
+        write_sample(path, EMBEDDINGS)
+    assert contents(tmp_path) == ["a.h5"]
+
+
 def test_a_link_stays_a_link_and_its_target_is_replaced(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     target = tmp_path / "elsewhere" / "real.h5"

@@ -22,6 +22,7 @@ from resmem_cli.artifacts.temporary import (
     sync_file,
 )
 from resmem_cli.errors import BusyError, OutputError, ResourceError
+from resmem_cli.files import followed
 
 _LOCK = "lock"
 _ARTIFACT = "artifact.h5"
@@ -172,7 +173,7 @@ def discard_interrupted(target: Path) -> bool:
 
     For writers that are not resumable, which would leave it lying there for good.
     """
-    folder = _folder_of(target.resolve())
+    folder = _folder_of(followed(target))
     if not folder.is_dir():
         return False
     try:

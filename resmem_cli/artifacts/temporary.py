@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from resmem_cli.errors import OutputError, UsageError
+from resmem_cli.files import followed
 
 _SUFFIX = ".resmem-tmp"
 PART_SUFFIX = ".resmem-part"
@@ -225,7 +226,7 @@ def resolve_target(target: Path, *, clobber: bool) -> Path:
     try:
         _check_target(target, clobber=clobber)
         # A link as output stays a link: what it points to is replaced.
-        return target.resolve()
+        return followed(target)
     except OSError as error:
         raise output_error(target, error) from error
 
@@ -236,6 +237,8 @@ def _check_target(target: Path, *, clobber: bool) -> None:
     if target.exists() and not target.is_file():
         # A rename would put a file in the place of /dev/null or of a pipe.
         raise OutputError("the output is not a regular file", file=target, remedy="name a file")
+    if followed(target).is_symlink():
+        raise OutputError("the output is a link that leads in a circle", file=target, remedy="name a file")
     if not target.parent.is_dir():
         raise OutputError(
             "the output's folder does not exist", file=target, remedy=f"create it: mkdir -p {target.parent}"

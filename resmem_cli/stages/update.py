@@ -14,6 +14,7 @@ from resmem_cli.artifacts.formats import INDEX, RESIDUALS
 from resmem_cli.artifacts.reader import Artifact, open_artifact
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import DataError, UsageError, naming_file
+from resmem_cli.files import followed
 from resmem_cli.indexes.approximate import MEASURED_BEFORE
 from resmem_cli.indexes.base import Build
 from resmem_cli.indexes.scale import measure_distance_scale
@@ -244,6 +245,6 @@ def _check_wanted(
                 f"an output for the {name}, but no {name}" if path is None else f"no output for the {name}",
                 remedy=f"give both --{name} and --{name}-output, or neither",
             )
-    resolved = {Path(path).resolve() for path in outputs.values() if path is not None}
+    resolved = {followed(path) for path in outputs.values() if path is not None}
     if len(resolved) < sum(path is not None for path in outputs.values()):
         raise UsageError("one file can't be both outputs", found=str(resolved.pop()))

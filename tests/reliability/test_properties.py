@@ -39,7 +39,7 @@ EXEMPT = {
     "illustration.illustrate": "has no arguments but a seed; `test_the_illustration_adds_up` holds it",
     "base.index_kind": "registers a class",
     "base.index_kinds": "gives the registered classes",
-    "scale.search_rows": "how many queries to search together; test_determinism holds that it changes nothing",
+    "scale.search_rows": "how many queries go together; test_determinism holds that it changes nothing",
     "exact.ExactIndex.load": "reads what was stored; test_mutations and test_indexes_contract hold it",
     "exact.ExactIndex.datasets": "as `load`",
     "exact.ExactIndex.parameters": "as `load`",

@@ -12,6 +12,7 @@ from resmem_cli.arrays.tokenizing import TextTokenizer
 from resmem_cli.artifacts.provenance import InputRecord
 from resmem_cli.artifacts.reader import open_artifact
 from resmem_cli.errors import UsageError
+from resmem_cli.files import followed
 from resmem_cli.stages.lineage import artifact_record
 from resmem_cli.stages.reproduce.language_config import LanguageStudyConfig, python_source
 from resmem_cli.stages.reproduce.language_costs import (
@@ -87,7 +88,7 @@ def reproduce_language(
     corpus = find_corpus(
         python_source() if texts is None else Path(texts), glob=config.glob, exclude=config.exclude
     )
-    if texts is not None and folder.resolve().is_relative_to(Path(texts).resolve()):
+    if texts is not None and followed(folder).is_relative_to(followed(texts)):
         raise UsageError(
             "the output lies in the folder of texts, and would be read as texts the next time",
             file=folder,
