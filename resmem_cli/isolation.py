@@ -20,6 +20,7 @@ from typing import Any, NoReturn, Self
 
 from resmem_cli import errors
 from resmem_cli.errors import DataError, ResmemError, ResourceError
+from resmem_cli.lack_of_memory import is_lack_of_memory, is_there_room
 
 CPU_SECONDS = 15
 """Processor time for one question."""
@@ -146,9 +147,11 @@ class Isolated:
                 raise EOFError
             place += n
 
-    def _failed(self) -> DataError:
+    def _failed(self) -> ResmemError:
         """Say why there is no answer."""
         status = self._reap(0)
+        if not is_there_room():
+            return _too_little_memory(self._file)
         how = "gives nonsense"
         if status == -signal.SIGXCPU:
             how = f"takes more than {CPU_SECONDS} s"
@@ -254,12 +257,12 @@ def _reply(replies: int, head: dict[str, Any], content: bytes | memoryview) -> N
 
 
 def _described(error: Exception) -> dict[str, Any]:
+    if is_lack_of_memory(error):
+        return {"kind": "MemoryError"}
     if isinstance(error, ResmemError):
         values = {name: getattr(error, name) for name in _FIELDS}
         told = {name: value if value is None else str(value) for name, value in values.items()}
         return {"kind": type(error).__name__, **told}
-    if isinstance(error, MemoryError):
-        return {"kind": "MemoryError"}
     return {"kind": "bug", "problem": "".join(traceback.format_exception(error))}
 
 
@@ -269,8 +272,14 @@ def _rebuilt(described: dict[str, Any], file: Path) -> Exception:
         fields = {name: described[name] for name in _FIELDS} | {"file": file}
         return kind(fields.pop("problem"), **fields)
     if described["kind"] == "MemoryError":
-        return ResourceError(
-            "not enough memory to read it", file=file, expected=f"less than {_MEMORY >> 30} GiB",
-            remedy="store it in smaller chunks",
-        )  # fmt: skip
+        return _too_little_memory(file)
     return RuntimeError(described["problem"])
+
+
+def _too_little_memory(file: Path) -> ResourceError:
+    if not is_there_room():
+        return ResourceError("not enough memory to read it", file=file, remedy="use a machine with more")
+    return ResourceError(
+        "not enough memory to read it", file=file, expected=f"less than {_MEMORY >> 30} GiB",
+        remedy="store it in smaller chunks",
+    )  # fmt: skip

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import io
-import mmap
 import os
-import re
 import signal
 import sys
 import traceback
@@ -17,22 +14,13 @@ from types import FrameType
 from typing import NoReturn
 
 from resmem_cli.artifacts.temporary import discard_unfinished
-from resmem_cli.errors import MissingExtraError, OutputError, ResmemError, ResourceError
+from resmem_cli.errors import OutputError, ResmemError, ResourceError
+from resmem_cli.lack_of_memory import is_lack_of_memory
 
 # As malloc.h numbers them.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Those that end a command, which then leaves nothing behind."""
-
-# How libraries say that memory ran out, in errors of kinds that can mean anything.
-_NO_MEMORY = re.compile(
-    "bad_alloc|can ?not allocate|can't allocate|memory allocation failed|out of memory|failed to map segment"
-    "|cannot map zero-fill|can't start new thread|not enough memory",
-    re.IGNORECASE,
-)
-
-# Bytes that are hardly anything beside the tool's libraries.
-_LITTLE = 64 << 20
 
 _at_leaving: list[Callable[[], object]] = []
 
@@ -140,41 +128,13 @@ def _receive(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _as_resmem_error(error: BaseException) -> ResmemError | None:
-    if _came_from_lack_of_memory(error):
+    if is_lack_of_memory(error):
         return ResourceError("out of memory", remedy="use a machine with more, or fewer rows at a time")
     if isinstance(error, ResmemError):
         return error
     if isinstance(error, OSError) and error.errno:
         return OutputError(os.strerror(error.errno), file=error.filename)
     return None
-
-
-def _came_from_lack_of_memory(error: BaseException) -> bool:
-    reason = error.__cause__ or error.__context__
-    if not isinstance(error, ResmemError) or reason is None:
-        return _is_lack_of_memory(error)
-    if not _came_from_lack_of_memory(reason):
-        return False
-    # A package that is there, but for which there was no room, is not missing. A file may ask for more than
-    # any machine has, and is damaged then; but where nothing has room, it is none of the file's fault.
-    return isinstance(error, MissingExtraError) or not _is_there_room()
-
-
-def _is_there_room() -> bool:
-    try:
-        mmap.mmap(-1, _LITTLE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
-    except OSError:
-        return False
-    return True
-
-
-def _is_lack_of_memory(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno:
-        return error.errno == errno.ENOMEM
-    # h5py chooses the kind by where in HDF5 it happened.
-    if isinstance(error, ImportError | OSError | RuntimeError | SystemError | ValueError | KeyError):
-        return _NO_MEMORY.search(str(error)) is not None
-    return isinstance(error, MemoryError)
 
 
 def _print(line: str) -> None:
