@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -375,3 +377,12 @@ def test_a_foreign_file_is_no_artifact(tmp_path):
     assert not is_artifact(path)
     with pytest.raises(DataError, match="found an HDF5 file without a format"):
         open_artifact(path)
+
+
+def test_a_file_that_its_writer_did_not_close_is_told_to_be_one(tmp_path):
+    path = tmp_path / "a.h5"
+    write = "file = h5py.File(sys.argv[1], 'w', libver='latest'); file['a'] = 1; file.flush(); os._exit(0)"
+    code = f"import h5py, os, sys; {write}"
+    subprocess.run([sys.executable, "-c", code, path], check=True)
+    with pytest.raises(DataError, match="marked as open for writing: its writer was stopped"):
+        open_hdf5(path)

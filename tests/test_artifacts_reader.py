@@ -319,3 +319,12 @@ def test_optional_datasets_are_asked_for(tmp_path):
         assert a.read_optional("embeddings").tolist() == [[1, 1], [1, 1]]
         with pytest.raises(KeyError):
             a.read("residuals")
+
+
+@pytest.mark.parametrize("name", ["content_digest", "header_digest", "format", "format_version"])
+def test_an_artifact_that_lacks_a_part_of_its_header_is_not_taken_for_arrays(tmp_path, name):
+    path = write_sample(tmp_path / "a.h5", EMBEDDINGS)
+    with h5py.File(path, "r+") as file:
+        del file.attrs[name]
+    assert is_artifact(path)
+    refusal(path)

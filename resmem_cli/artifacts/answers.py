@@ -49,12 +49,12 @@ class Hdf5Answers:
             ) from error
 
     def _answer(self, question: Mapping[str, Any]) -> tuple[Any, bytes]:
-        if question["ask"] == "has attributes" and not h5py.is_hdf5(self._path):
+        if question["ask"] == "has attribute" and not h5py.is_hdf5(self._path):
             return False, b""
         self._file = self._file or open_hdf5(self._path)
         match question["ask"]:
-            case "has attributes":
-                return all(name in self._file.attrs for name in question["names"]), b""
+            case "has attribute":
+                return any(name in self._file.attrs for name in question["names"]), b""
             case "attributes":
                 attributes = plain_attributes(self._file)
                 return {

@@ -47,7 +47,8 @@ def open_hdf5(path: Path) -> h5py.File:
     """
     require_file(path)
     try:
-        return h5py.File(path, "r", locking=False)
+        # The default driver wants the real name of a link, and one of /dev/fd has none once the file is replaced.
+        return h5py.File(path, "r", driver="stdio", locking=False)
     except OSError as error:
         raise _opening_error(path, error) from error
 
@@ -58,6 +59,10 @@ def _opening_error(path: Path, error: OSError) -> Exception:
         return MissingInputError("not readable", file=path, remedy="check its permissions")
     if error.errno in (errno.EAGAIN, errno.EBUSY):
         return BusyError("locked by another program", file=path, remedy="try again later")
+    if "h5clear" in reason:
+        return DataError(
+            "marked as open for writing: its writer was stopped", file=path, remedy="create it again"
+        )
     # The process of its own has closed what belongs to the other one.
     if error.errno == errno.EBADF or "values don't match" in reason or "already open" in reason:
         # HDF5 shares one open file among all who open it in a process, if all ask for the same.

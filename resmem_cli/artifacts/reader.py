@@ -190,7 +190,8 @@ def is_artifact(path: Path) -> bool:
         If it is too damaged to tell.
     """
     with Hdf5File(path) as file:
-        return file.has_attributes("content_digest", "format_version")
+        # Either: with one of them damaged it is still no stranger's file, whose arrays could be anything.
+        return file.has_any_attribute("content_digest", "header_digest")
 
 
 def _checked(path: Path, file: Hdf5File, fmt: Format | None) -> Artifact:

@@ -90,9 +90,9 @@ class Hdf5File:
             str(name): int(one) if isinstance(one, int) else bytes.fromhex(one) for name, one in value.items()
         }
 
-    def has_attributes(self, *names: str) -> bool:
-        """Whether it is HDF5 and has these root attributes; nothing else in it is looked at."""
-        value, _ = self._ask({"ask": "has attributes", "names": names})
+    def has_any_attribute(self, *names: str) -> bool:
+        """Whether it is HDF5 and has one of these root attributes; nothing else in it is looked at."""
+        value, _ = self._ask({"ask": "has attribute", "names": names})
         return bool(value)
 
     def datasets(self, *, filters: frozenset[int] = SHIPPED_FILTERS) -> dict[str, StoredDataset]:
