@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resmem_cli.errors import DataError, UsageError
+from resmem_cli.exponential import log
 from resmem_cli.residuals import check_labels, softmax
 from resmem_cli.settings import Softening
 from resmem_cli.threads import for_each_block
@@ -205,7 +206,7 @@ def _logarithms(scores: NDArray[Any], floor: float) -> NDArray[np.float32]:
     logarithms = np.empty(scores.shape, np.float32)
 
     def fill(block: slice) -> None:
-        np.log(np.maximum(scores[block], np.float32(floor)), out=logarithms[block])
+        logarithms[block] = log(np.maximum(scores[block], np.float32(floor)))
 
     for_each_block(fill, _blocks(scores))
     return logarithms

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resmem_cli.errors import DataError, UsageError
+from resmem_cli.exponential import exp, log
+from resmem_cli.largest import largest_entries
 from resmem_cli.threads import for_each_block
 from resmem_cli.types import row_blocks
 
@@ -58,7 +60,7 @@ def softmax(logits: NDArray[Any], *, temperature: float = 1.0) -> NDArray[np.flo
             # The maximum is subtracted before dividing, or a small temperature would overflow.
             part -= part.max(axis=1, keepdims=True)
             part /= divisor
-        np.exp(part, out=part)
+        exp(part)
         part /= part.sum(axis=1, keepdims=True)
 
     for_each_block(fill, row_blocks(len(logits), max(1, _BLOCK_ELEMENTS // logits.shape[1])))
@@ -283,8 +285,8 @@ def _normaliser(
     shifted = scores - largest
     if temperature != 1:
         shifted /= _divisor(temperature)
-    np.exp(shifted, out=shifted)
-    return largest, np.log(shifted.sum(axis=1, keepdims=True))
+    exp(shifted)
+    return largest, log(shifted.sum(axis=1, keepdims=True))
 
 
 def _divisor(temperature: float) -> float:
@@ -294,42 +296,12 @@ def _divisor(temperature: float) -> float:
 
 def _encode(log_probabilities: NDArray[np.float64]) -> NDArray[np.uint16]:
     """Store the absolute residuals of (n, m) classes, the first of which are the labels."""
-    values = np.exp(log_probabilities)
+    values = log_probabilities
+    exp(values)
     values[:, 0] = 1 - values[:, 0]
     # Rounding can leave a probability just above 1.
     stored: NDArray[np.uint16] = np.rint(np.clip(values, 0, 1) * VALUE_SCALE).astype(np.uint16)
     return stored
-
-
-def largest_entries(scores: NDArray[np.float32], m: int) -> NDArray[np.int64]:
-    """Find the `m` largest entries of each row, largest first; ties go to the lower column.
-
-    Parameters
-    ----------
-    scores : (n, C) float32
-        Not NaN.
-    m : int
-        At most C.
-
-    Returns
-    -------
-    (n, m) int64
-        Column numbers.
-    """
-    if m == 0:
-        return np.empty((len(scores), 0), np.int64)
-    if m < scores.shape[1]:
-        # A full sort costs several times a selection. Which of equal entries a selection takes depends
-        # on the processor, so the rows with a tie at the cut are sorted instead.
-        chosen = np.sort(np.argpartition(scores, -m, axis=1)[:, -m:], axis=1)
-        cut = np.take_along_axis(scores, chosen, axis=1).min(axis=1, keepdims=True)
-        tied = np.flatnonzero((scores >= cut).sum(axis=1) > m)
-        if len(tied):
-            chosen[tied] = np.sort(np.argsort(-scores[tied], axis=1, kind="stable")[:, :m], axis=1)
-    else:
-        chosen = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
-    order = np.argsort(-np.take_along_axis(scores, chosen, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(chosen, order, axis=1).astype(np.int64)
 
 
 def check_top(top: int, *, n_classes: int) -> None:

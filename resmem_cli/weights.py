@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resmem_cli.errors import UsageError
+from resmem_cli.exponential import exp
 
 SIGMA_PER_SCALE = 0.18
 """The default sigma as a share of the index's distance scale; gives about 0.7 on the paper's embeddings."""
@@ -46,9 +47,9 @@ def neighbor_weights(distances: NDArray[Any], *, sigma: float) -> NDArray[np.flo
     beyond -= beyond.min(axis=1, keepdims=True)
     with np.errstate(over="ignore"):
         beyond /= -sigma
-    weights = np.exp(beyond)
-    weights /= weights.sum(axis=1, keepdims=True)
-    return weights.astype(np.float32)
+    exp(beyond)
+    beyond /= beyond.sum(axis=1, keepdims=True)
+    return beyond.astype(np.float32)
 
 
 def default_sigma(distance_scale: float) -> float:

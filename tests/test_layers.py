@@ -48,6 +48,8 @@ HEIGHTS = {
     "isolation": 2,
     "lack_of_memory": 1,
     "registry": 0,
+    "exponential": 0,
+    "largest": 0,
     "threads": 0,
     "types": 0,
     "errors": 0,

@@ -12,7 +12,7 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 from resmem_cli.errors import DataError, UsageError
-from resmem_cli.residuals import largest_entries
+from resmem_cli.largest import largest_entries
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from resmem_cli.errors import DataError, UsageError
+from resmem_cli.largest import largest_entries
 from resmem_cli.residuals import (
     TopLogits,
     TopResiduals,
     class_dtype,
     compute_residuals,
     compute_top_residuals,
-    largest_entries,
     logsumexp,
     residuals_of_top_logits,
     softmax,

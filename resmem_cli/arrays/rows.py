@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from resmem_cli.arrays.base import RowSource
 from resmem_cli.arrays.selection import Located
 from resmem_cli.errors import DataError
+from resmem_cli.exponential import log
 
 _JUDGED_ROWS, _JUDGED_ELEMENTS = 1_000, 1 << 20
 _SMALLEST = np.nextafter(0.0, 1.0)
@@ -99,7 +100,7 @@ class LogProbabilityRows:
                 found=f"values in [{block[row].min():.4g}, {block[row].max():.4g}] with sum {sums[row]:.4g}",
                 remedy=f"if these are logits, pass them as --logits {self._located.address}",
             )
-        logits: NDArray[np.float32] = np.log(np.maximum(block, _SMALLEST)).astype(np.float32)
+        logits: NDArray[np.float32] = log(np.maximum(block, _SMALLEST)).astype(np.float32)
         return logits
 
 

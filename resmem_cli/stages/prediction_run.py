@@ -16,8 +16,8 @@ from resmem_cli.gate import Gate
 from resmem_cli.indexes.approximate import ApproximateIndex
 from resmem_cli.indexes.base import Index, Neighbors
 from resmem_cli.indexes.space import check_rows
+from resmem_cli.largest import largest_entries
 from resmem_cli.prediction import Prediction, predict_from_neighbors
-from resmem_cli.residuals import largest_entries
 from resmem_cli.settings import Settings, Softening
 from resmem_cli.stages.overlap import overlapped
 from resmem_cli.stages.sources import EmbeddingSource

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from resmem_cli.arrays.base import RowSource
 from resmem_cli.errors import DataError
+from resmem_cli.exponential import exp, log
 from resmem_cli.residuals import TopLogits
 
 _LABEL_LOGIT = "label_logit"
@@ -109,9 +110,11 @@ def spread_logits(logits: TopLogits) -> NDArray[np.float32]:
     largest_other = stored[:, 1].astype(np.float32) if n_kept > 1 else np.full(n, -np.inf, np.float32)
     dense = np.empty((n, logits.n_classes), np.float32)
     if n_others:
-        mass = np.maximum(1 - np.exp(stored).sum(axis=1), _LEAST_MASS)
+        shares = stored.copy()
+        exp(shares)
+        mass = np.maximum(1 - shares.sum(axis=1), _LEAST_MASS)
         # No entry that was left out is larger than the smallest that was kept.
-        share = np.minimum(np.log(mass / n_others), stored[:, -1]).astype(np.float32)
+        share = np.minimum(log(mass / n_others), stored[:, -1]).astype(np.float32)
         dense[:] = share[:, None]
         largest_other = np.maximum(largest_other, share)
     best = stored[:, 0].astype(np.float32)

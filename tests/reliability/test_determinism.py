@@ -25,8 +25,9 @@ PROCESSORS: tuple[dict[str, str], ...] = (
     {"OPENBLAS_CORETYPE": "Nehalem"},
     {"OPENBLAS_CORETYPE": "Zen", "FAISS_OPT_LEVEL": "avx512"},
     {"NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR"},
+    # One without AVX2.
     {
-        "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
+        "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR",
         "OPENBLAS_CORETYPE": "Nehalem",
         "FAISS_OPT_LEVEL": "generic",
     },

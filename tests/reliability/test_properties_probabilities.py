@@ -26,7 +26,18 @@ from reliability.properties import (
     weight_rows,
     within,
 )
-from resmem_cli import calibration, gate, logit_space, memory, prediction, residuals, truncation, weights
+from resmem_cli import (
+    calibration,
+    exponential,
+    gate,
+    largest,
+    logit_space,
+    memory,
+    prediction,
+    residuals,
+    truncation,
+    weights,
+)
 from resmem_cli.errors import DataError, UsageError
 from resmem_cli.settings import Softening
 from resmem_cli.types import Method, ProbabilityMethod, ResidualSpace
@@ -97,6 +108,21 @@ def test_ranges(number: float, whole: int, n_classes: int) -> None:
     assert refused(lambda: residuals.check_labels(logits, np.zeros(2, int)), DataError)
 
 
+@holds("exponential.exp", "exponential.log", values=matrices(), weight=2)
+def test_exp_and_log(values: NDArray[Any]) -> None:
+    """To half a unit in the last place of float32, three of float64."""
+    for dtype, units in ((np.float32, 0.51), (np.float64, 3.0)):
+        below = -np.abs(values.astype(np.float64)).astype(dtype)
+        true = np.array([math.exp(max(-745.0, value)) for value in below.ravel().tolist()])
+        found = below.ravel().copy()
+        exponential.exp(found)
+        size = np.spacing(np.abs(true.astype(dtype))).astype(np.float64)
+        within(found, np.where(below.ravel() < -708, 0, true), units * size)
+        above = np.maximum(-below, np.finfo(dtype).smallest_subnormal).ravel()
+        wanted = np.array([math.log(value) for value in above.tolist()])
+        within(exponential.log(above), wanted, 3 * np.spacing(np.abs(wanted)) + 1e-300)
+
+
 @holds("residuals.logsumexp", logits=matrices())
 def test_logsumexp(logits: NDArray[Any]) -> None:
     wanted = [
@@ -106,12 +132,12 @@ def test_logsumexp(logits: NDArray[Any]) -> None:
     within(residuals.logsumexp(logits), wanted, 1e-15 * (np.abs(wanted) + 4))
 
 
-@holds("residuals.largest_entries", scores=matrices(), m=st.integers(0, 7), weight=2)
+@holds("largest.largest_entries", scores=matrices(), m=st.integers(0, 7), weight=2)
 def test_largest_entries(scores: NDArray[Any], m: int) -> None:
     scores = scores.astype(np.float32)
     m = min(m, scores.shape[1])
     wanted = [sorted(range(len(row)), key=lambda c: (-row[c], c))[:m] for row in scores.tolist()]
-    assert residuals.largest_entries(scores, m).tolist() == wanted
+    assert largest.largest_entries(scores, m).tolist() == wanted
 
 
 @holds("residuals.class_dtype", n_classes=st.integers(1, 1 << 31))
@@ -152,7 +178,7 @@ def test_residuals_of_top_logits(drawn: tuple[NDArray[Any], NDArray[Any]], kept:
     logits, labels = drawn[0].astype(np.float32), drawn[1]
     kept = min(kept, logits.shape[1])
     top = min(kept, top)
-    classes = residuals.largest_entries(logits, kept)
+    classes = largest.largest_entries(logits, kept)
     stored = residuals.TopLogits(
         classes.astype(np.uint16),
         np.take_along_axis(logits, classes, axis=1),
