@@ -1,5 +1,7 @@
 """Reading: what is handed out is what was written, or the file is refused."""
 
+import os
+
 import h5py
 import numpy as np
 import pytest
@@ -328,3 +330,19 @@ def test_an_artifact_that_lacks_a_part_of_its_header_is_not_taken_for_arrays(tmp
         del file.attrs[name]
     assert is_artifact(path)
     refusal(path)
+
+
+def test_a_file_that_is_replaced_while_it_is_opened_is_read_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "a.h5"
+    write_sample(path, EMBEDDINGS)
+    opened = os.open
+
+    def replaced_at_once(name, *arguments, **options):
+        descriptor = opened(name, *arguments, **options)
+        if name == path:
+            path.unlink()
+        return descriptor
+
+    monkeypatch.setattr(os, "open", replaced_at_once)
+    with open_artifact(path) as artifact:
+        assert artifact.read("embeddings").shape[0] > 0

@@ -47,10 +47,20 @@ def open_hdf5(path: Path) -> h5py.File:
     """
     require_file(path)
     try:
-        # The default driver wants the real name of a link, and one of /dev/fd has none once the file is replaced.
-        return h5py.File(path, "r", driver="stdio", locking=False)
+        return _open(path)
     except OSError as error:
         raise _opening_error(path, error) from error
+
+
+def _open(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        # Of a link the default driver wants the real name, and one of /dev/fd has none once the file is
+        # replaced. The other driver says less of what is wrong with a file.
+        if "real path" not in str(error):
+            raise
+        return h5py.File(path, "r", driver="stdio", locking=False)
 
 
 def _opening_error(path: Path, error: OSError) -> Exception:
