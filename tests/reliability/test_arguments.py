@@ -248,7 +248,10 @@ def _assert_contract(ended: Ended, words: Sequence[str]) -> None:
     if ended.status not in (0, 3):
         assert not ended.stdout, str(ended)
     if ended.status == 0 and "--json" in words and not {"--help", "--"} & set(words):
-        json.loads(ended.stdout)
+        try:
+            json.loads(ended.stdout)
+        except ValueError:
+            raise AssertionError(f"no JSON: {ended}") from None
 
 
 def _assert_files(folder: Path, before: dict[str, str], words: Sequence[str]) -> None:

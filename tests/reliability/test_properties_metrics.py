@@ -78,7 +78,9 @@ def test_gain_interval(up: int, down: int, same: int) -> None:
 @st.composite
 def judged(draw: Draw) -> tuple[NDArray[Any], NDArray[Any]]:
     """Draw probabilities, many of them equal, and labels."""
-    logits, labels = draw(classified(usual=draw(st.booleans())))
+    # More rows than bins of the calibration error.
+    shapes = st.tuples(st.integers(1, 40), st.integers(1, 7))
+    logits, labels = draw(classified(usual=draw(st.booleans()), shapes=shapes))
     probabilities = plain_softmax(logits, draw(st.sampled_from((1.0, 5.0, 1e30))))
     return probabilities.astype(draw(st.sampled_from((np.float16, np.float32, np.float64)))), labels
 
