@@ -311,8 +311,8 @@ def test_a_class_that_alone_counts_is_all_that_is_measured(
         (np.array([1, np.inf, 1, 1]), "weight of class 1 out of range"),
         (np.zeros(4), "all class weights are 0"),
         (np.array(["a", "b", "c", "d"]), "expected (4,) numbers"),
-        (b"not an array", "not a .npy file of class weights"),
-        (b"", "not a .npy file of class weights"),
+        (b"not an array", "damaged, or of another kind than its suffix says"),
+        (b"", "damaged, or of another kind than its suffix says"),
     ],
 )
 def test_bad_class_weights_are_refused(

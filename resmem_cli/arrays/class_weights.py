@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from resmem_cli.arrays.npy import NpyArray
 from resmem_cli.errors import DataError
 from resmem_cli.files import require_file
 
@@ -22,25 +23,16 @@ def read_class_weights(path: Path, n_classes: int) -> NDArray[np.float64]:
         If it holds no such weights.
     """
     require_file(path)
-    try:
-        weights = np.load(path, allow_pickle=False, mmap_mode="r")
-    except (ValueError, EOFError, OSError) as error:
-        raise DataError(
-            f"not a .npy file of class weights: {error}", file=path, expected=f"({n_classes},) numbers"
-        ) from error
-    if (
-        not isinstance(weights, np.ndarray)
-        or weights.shape != (n_classes,)
-        or weights.dtype.kind not in "iuf"
-    ):
-        found = getattr(weights, "shape", "several arrays")
-        raise DataError(
-            "class weights do not fit the classes",
-            file=path,
-            expected=f"({n_classes},) numbers",
-            found=f"{found} {getattr(weights, 'dtype', '')}".strip(),
-        )
-    numbers = weights.astype(np.float64)
+    with NpyArray(path) as file:
+        rows = file.open("")
+        if rows.shape != (n_classes,) or rows.dtype.kind not in "iuf":
+            raise DataError(
+                "class weights do not fit the classes",
+                file=path,
+                expected=f"({n_classes},) numbers",
+                found=f"{rows.shape} {rows.dtype}",
+            )
+        numbers = rows.read(0, n_classes).astype(np.float64)
     wrong = np.flatnonzero(~(np.isfinite(numbers) & (numbers >= 0)))
     if len(wrong):
         raise DataError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from resmem_cli.arrays.base import (
     reads,
 )
 from resmem_cli.arrays.mapped import MappedFile, MappedRows
+from resmem_cli.artifacts.provenance import strict_json
 from resmem_cli.errors import DataError, MissingExtraError
 
 _DTYPES = {
@@ -56,7 +56,8 @@ class SafeTensors(ArrayFile):
             self._mapped = MappedFile(stream)
             (header_bytes,) = struct.unpack("<Q", stream.read(8))
             self._data_start = 8 + header_bytes
-            self._tensors: dict[str, dict[str, Any]] = json.loads(stream.read(header_bytes))
+            # Of a tensor that is there twice, the package takes one and says nothing.
+            self._tensors: dict[str, dict[str, Any]] = strict_json(stream.read(header_bytes).decode())
         self._tensors.pop("__metadata__", None)
 
     @property

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resmem_cli.artifacts.reader import Artifact
-from resmem_cli.errors import DataError, UsageError
+from resmem_cli.errors import DataError, UsageError, naming_file
 from resmem_cli.gate import Gate
 from resmem_cli.memory_size import DEFAULT_MEMORY
 from resmem_cli.settings import Settings, Softening
@@ -113,10 +113,15 @@ def settle(
     sigma = config.sigma or (best.sigma if best else None)
     return Settings(
         k=config.k or (best.k if best else DEFAULT_K),
-        sigma=sigma or default_sigma(index_file.number("distance_scale", "median")),
+        sigma=sigma or _default_sigma(index_file),
         temperature=memory.temperature,
         strength=config.strength if config.strength is not None else (best.strength if best else 1.0),
     )
+
+
+def _default_sigma(index_file: Artifact) -> float:
+    with naming_file(index_file.path):
+        return default_sigma(index_file.number("distance_scale", "median"))
 
 
 def sigma_from(config: PredictConfig, tuning: TuningChoice | None) -> str:
