@@ -104,6 +104,13 @@ def files(small: Workload) -> tuple[str, ...]:
 def test_random_arguments(
     seeds: range, small: Workload, files: tuple[str, ...], server: ForkServer, tally: Tally, tmp_path: Path
 ) -> None:
+    """Hold each end to a documented status, one line of error, nothing left and no input changed.
+
+    Seen to fail: where a temporary was not removed ("index in/train.h5 --kind exact … --factory a: left
+    ['.253530805410951c.resmem-tmp']"), and before an output that is a link to itself was refused ("status 1
+    … RuntimeError: Symlink loop").
+    """
+
     def check(seed: int) -> str:
         folder = tmp_path / str(seed)
         before = _prepare(folder, small)
@@ -247,11 +254,22 @@ def _assert_contract(ended: Ended, words: Sequence[str]) -> None:
     assert len(errors) == (ended.status != 0), str(ended)
     if ended.status not in (0, 3):
         assert not ended.stdout, str(ended)
-    if ended.status == 0 and "--json" in words and not {"--help", "--"} & set(words):
+    if ended.status == 0 and _asks_for_json(words):
         try:
             json.loads(ended.stdout)
         except ValueError:
             raise AssertionError(f"no JSON: {ended}") from None
+
+
+def _asks_for_json(words: Sequence[str]) -> bool:
+    """Tell whether `--json` is an option there, and no other's value."""
+    if "--json" not in words or {"--help", "--"} & set(words):
+        return False
+    _, command = next(given for given in ALL.values() if tuple(words[: len(given[0])]) == given[0])
+    before = words[words.index("--json") - 1]
+    return not any(
+        before in param.opts and not param.is_flag for param in command.params if param.opts[0][0] == "-"
+    )
 
 
 def _assert_files(folder: Path, before: dict[str, str], words: Sequence[str]) -> None:
