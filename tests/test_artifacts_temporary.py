@@ -12,7 +12,7 @@ from test_artifacts_writer import AT_RANDOM, IN_ORDER, contents, write_index
 
 from resmem_cli.artifacts.formats import EMBEDDINGS, INDEX
 from resmem_cli.artifacts.reader import open_artifact
-from resmem_cli.artifacts.temporary import TemporaryFile
+from resmem_cli.artifacts.temporary import TemporaryFile, new_files
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import OutputError
 
@@ -260,3 +260,21 @@ def test_a_full_disk_is_told_and_leaves_the_old_file_and_no_temporary(tmp_path, 
     assert process.returncode == 74
     assert path.read_bytes() == b"old"
     assert contents(tmp_path) == ["a.h5"]
+
+
+# Several files
+
+
+def test_several_files_get_their_names_together_or_never(tmp_path):
+    (tmp_path / "a").write_bytes(b"old")
+    with new_files({tmp_path / "a": b"new", tmp_path / "b": b"new"}):
+        assert (tmp_path / "a").read_bytes() == b"old"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"new", "b": b"new"}
+    with pytest.raises(KeyError), new_files({tmp_path / "a": b"newer"}):
+        raise KeyError
+    with (
+        pytest.raises(OutputError, match="folder does not exist"),
+        new_files({tmp_path / "a": b"newer", tmp_path / "no" / "c": b""}),
+    ):
+        raise AssertionError
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"new", "b": b"new"}

@@ -8,7 +8,7 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -318,3 +318,20 @@ def new_file(target: Path, *, reads: Iterable[Path] = (), clobber: bool = True) 
     except BaseException as error:
         temporary.give_up(error)
         raise
+
+
+@contextlib.contextmanager
+def new_files(
+    contents: Mapping[Path, bytes], *, reads: Iterable[Path] = (), clobber: bool = True
+) -> Iterator[None]:
+    """Write several files, which get their names together: when the context is left, or never.
+
+    What is written in the context is in its place before them; parameters and errors are those of `new_file`.
+    """
+    with contextlib.ExitStack() as stack:
+        for path, content in contents.items():
+            stream = stack.enter_context(new_file(path, reads=reads, clobber=clobber))
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        yield

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from resmem_cli.artifacts.temporary import discard_unfinished
 from resmem_cli.errors import OutputError, ResmemError, ResourceError
-from resmem_cli.lack_of_memory import is_lack_of_memory
+from resmem_cli.lack_of_memory import is_lack_of_memory, is_there_room
 
 # As malloc.h numbers them.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -104,6 +104,10 @@ def tell(error: BaseException) -> int:
         path = getattr(context, "command_path", "resmem")
         _print(f"{' '.join(str(message()).split())} See '{path} --help'.")
         return code
+    if not is_there_room():
+        # Python and libraries say anything when an allocation fails where they foresee no failure.
+        _print(str(_out_of_memory()))
+        return ResourceError.exit_code
     with contextlib.suppress(OSError, ValueError):
         traceback.print_exception(error)
     _print("this is a bug in resmem, not in your data; please report it with the lines above")
@@ -129,12 +133,16 @@ def _receive(number: int, frame: FrameType | None) -> NoReturn:
 
 def _as_resmem_error(error: BaseException) -> ResmemError | None:
     if is_lack_of_memory(error):
-        return ResourceError("out of memory", remedy="use a machine with more, or fewer rows at a time")
+        return _out_of_memory()
     if isinstance(error, ResmemError):
         return error
     if isinstance(error, OSError) and error.errno:
         return OutputError(os.strerror(error.errno), file=error.filename)
     return None
+
+
+def _out_of_memory() -> ResourceError:
+    return ResourceError("out of memory", remedy="use a machine with more, or fewer rows at a time")
 
 
 def _print(line: str) -> None:

@@ -79,7 +79,10 @@ class _RoomForBlas:
 
 
 def _wait_for(child: int, limit: int, ledger: int, native: int, left: int) -> NoReturn:
+    handed_on = set()
+
     def hand_on(number: int, frame: FrameType | None) -> None:
+        handed_on.add(number)
         os.kill(child, number)
 
     for number in SIGNALS:
@@ -91,7 +94,9 @@ def _wait_for(child: int, limit: int, ledger: int, native: int, left: int) -> No
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     has_left = os.fstat(left).st_size > 0
-    if -status in _CRASHES or (status >= 0 and not has_left):
+    # OpenBLAS ends a process by SIGINT where it can't start a thread.
+    by_itself = status == -signal.SIGINT and signal.SIGINT not in handed_on
+    if -status in _CRASHES or by_itself or (status >= 0 and not has_left):
         discard_of_crashed(_content(ledger))
         end(tell(_crash(status, limit)))
     with contextlib.suppress(OSError):

@@ -17,7 +17,7 @@ from resmem_cli.artifacts.provenance import InputRecord
 from resmem_cli.artifacts.reader import Artifact, open_artifact
 from resmem_cli.artifacts.result_formats import REPORT, TUNING
 from resmem_cli.artifacts.structure import DAMAGED
-from resmem_cli.artifacts.temporary import make_folder, new_file, refuse_input, resolve_target
+from resmem_cli.artifacts.temporary import make_folder, new_files, refuse_input, resolve_target
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import DataError, OutputError, UsageError, naming_file
 from resmem_cli.stages.analysis_data import RunColumns, read_run
@@ -134,12 +134,10 @@ def analyze(
     figures = None if config.figures is None else Path(config.figures)
     _check_outputs(output, html, figures, reads, clobber=clobber)
     files = _draw(report, config, runs, clobber=clobber)
-    if output is not None:
-        inputs = [*(run.record for run in runs), *(() if tuning is None else (tuning.record,))]
-        _write_report(runs, report, output, inputs=inputs, reads=reads, clobber=clobber)
-    for path, content in files.items():
-        with new_file(path, reads=reads, clobber=clobber) as stream:
-            stream.write(content)
+    with new_files(files, reads=reads, clobber=clobber):
+        if output is not None:
+            inputs = [*(run.record for run in runs), *(() if tuning is None else (tuning.record,))]
+            _write_report(runs, report, output, inputs=inputs, reads=reads, clobber=clobber)
     summary = {name: report[name] for name in ("runs", "aggregate")}
     return StageResult("analyze", output, summary, tuple(notices))
 

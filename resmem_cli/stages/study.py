@@ -11,7 +11,7 @@ import numpy as np
 
 from resmem_cli.artifacts.provenance import InputRecord, canonical_json
 from resmem_cli.artifacts.result_formats import STUDY
-from resmem_cli.artifacts.temporary import make_folder, new_file, resolve_target
+from resmem_cli.artifacts.temporary import make_folder, new_files, resolve_target
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import OutputError
 from resmem_cli.results import ResultTable
@@ -89,15 +89,14 @@ def write_study(
         If a file can't be written.
     """
     document: dict[str, Any] = {"study": study, "tables": [table.document() for table in tables]}
-    _write_artifact(study, tables, document, files, parameters, inputs)
+    drawn = _draw(study, document, files.figures, drawn_from or {})
+    others = dict(drawn)
     if files.markdown is not None:
         text = "\n".join(table.markdown() for table in tables)
-        with new_file(files.markdown, clobber=files.clobber) as stream:
-            stream.write(text.encode(errors="replace"))
-    drawn: list[str] = []
-    if files.figures is not None:
-        drawn = _write_figures(study, document, files, drawn_from or {})
-    shown = {**(summary or {}), "tables": document["tables"], "figures": drawn}
+        others[files.markdown] = text.encode(errors="replace")
+    with new_files(others, clobber=files.clobber):
+        _write_artifact(study, tables, document, files, parameters, inputs)
+    shown = {**(summary or {}), "tables": document["tables"], "figures": [str(path) for path in drawn]}
     name = study if study == "theory" else f"reproduce {study}"
     return StageResult(name, files.output, shown, tuple(notices))
 
@@ -130,20 +129,14 @@ def _write_artifact(
         writer.write("document", np.frombuffer(text, np.uint8))
 
 
-def _write_figures(
-    study: str, document: Mapping[str, Any], files: StudyFiles, drawn_from: Mapping[str, Any]
-) -> list[str]:
+def _draw(
+    study: str, document: Mapping[str, Any], folder: Path | None, drawn_from: Mapping[str, Any]
+) -> dict[Path, bytes]:
+    if folder is None:
+        return {}
     from resmem_cli.plots import figure_files, study_figures  # matplotlib, which is not always needed
 
-    folder = files.figures
-    if folder is None:
-        return []
     by_name = {table["name"]: table for table in document["tables"]}
     drawn = study_figures(study, {**drawn_from, "tables": by_name})
     make_folder(folder)
-    paths = []
-    for name, content in figure_files(drawn):
-        with new_file(folder / name, clobber=files.clobber) as stream:
-            stream.write(content)
-        paths.append(str(folder / name))
-    return paths
+    return {folder / name: content for name, content in figure_files(drawn)}
