@@ -63,7 +63,8 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
     return draw
 
 
-@seeds(quick=20, long=200, together=5)
+# All together, for a server of each processor takes longer to start than a case.
+@seeds(quick=20, long=200, together=20)
 def test_the_same_bytes_in_any_order_batch_thread_memory_and_processor(
     seeds: range, drawn: Callable[[int], Path], servers: Servers, tally: Tally, tmp_path: Path
 ) -> None:
