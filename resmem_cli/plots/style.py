@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+from resmem_cli.plots.folders import matplotlib_folders
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
@@ -63,7 +65,9 @@ STYLE: dict[str, Any] = {
 @contextmanager
 def drawing() -> Iterator[None]:
     """Hold this style, whatever the user's own settings of matplotlib; they are back afterwards."""
-    import matplotlib.style
+    with matplotlib_folders():
+        import matplotlib.font_manager
+        import matplotlib.style
 
     with warnings.catch_warnings(), matplotlib.style.context(["default", STYLE]):
         # An emoji in a class name: SVG takes it from the reader's fonts, PNG shows a box.

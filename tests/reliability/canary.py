@@ -57,11 +57,19 @@ def watched(path: Path) -> Iterator[Watch]:
 
 
 class Trace:
-    """The system calls by which processes open, start, remove and rename files, as strace writes them."""
+    """Some kinds of system calls of processes, as strace writes them.
 
-    def __init__(self, path: Path) -> None:
+    Parameters
+    ----------
+    path : pathlib.Path
+        Where it writes them.
+    calls : str
+        Which; those that open, start, remove and rename files if not given.
+    """
+
+    def __init__(self, path: Path, calls: str = _CALLS) -> None:
         self.path = path
-        self.words = ("strace", "-f", "--seccomp-bpf", "-qq", "-s", "4096", "-e", f"trace={_CALLS}",
+        self.words = ("strace", "-f", "--seccomp-bpf", "-qq", "-s", "4096", "-e", f"trace={calls}",
                       "-e", "signal=none", "-o", str(path))  # fmt: skip
         self._seen = 0
 
