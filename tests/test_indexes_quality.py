@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from resmem_cli.indexes.approximate import ApproximateIndex, Effort, Quality
-from resmem_cli.indexes.base import Build, QualityTarget
+from resmem_cli.indexes.base import Build, QualityTarget, index_kinds
 from resmem_cli.indexes.quality import held_out_rows, tune
 from resmem_cli.indexes.space import Space
+from resmem_cli.memory_size import memory_budget
 from resmem_cli.rows import ArrayInMemory
 from resmem_cli.types import Metric
 
@@ -235,3 +236,15 @@ def test_given_queries_are_measured_against_all_rows(vectors):
         shares = [len(np.intersect1d(*pair)) / 10 for pair in zip(found, true, strict=True)]
         assert point.recall == pytest.approx(np.mean(shares))
     assert index.curve[-1].recall > 0.99
+
+
+@pytest.mark.parametrize("kind", ["ivf", "ivf-pq", "hnsw"])
+def test_what_is_measured_does_not_depend_on_the_memory(kind):
+    vectors = np.random.default_rng(6).normal(size=(1965, 33)).astype(np.float32)
+    build = Build(quality=QualityTarget(k=53, queries=150))
+    curves = []
+    for n_bytes in (1 << 33, 1 << 26, 1 << 24):
+        with memory_budget(n_bytes):
+            curves.append(index_kinds()[kind].build(vectors, build=build).curve)
+    told = [[(point.effort, point.recall, point.compared) for point in curve] for curve in curves]
+    assert told[0] == told[1] == told[2]

@@ -150,12 +150,14 @@ def _measure(
     for together in [[count] for count in counts] if index.queued else [list(counts)]:
         most = together[-1]
         found = dict.fromkeys(together, 0)
-        compared = seconds_search = seconds_rerank = 0.0
+        compared = 0
+        seconds_search = seconds_rerank = 0.0
         for block in row_blocks(len(rows), max(1, part_of_memory(16, most=_MOST_BYTES) // (_HELD * most))):
             start = perf_counter()
             candidates, some_compared = index.candidates(searched[block], most + own, probe=probe)
             seconds_search += perf_counter() - start
-            compared += some_compared * len(candidates)
+            # The whole number that the mean is of, so that the blocks change nothing.
+            compared += round(some_compared * len(candidates))
             if own:
                 candidates = _without_own(candidates, rows[block])
             start = perf_counter()
