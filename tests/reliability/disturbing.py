@@ -127,6 +127,18 @@ def _state(place: Path) -> tuple[set[str], int]:
     return names, folder.stat().st_mtime_ns if folder.exists() else 0
 
 
+def wait_for_the_tool(process: subprocess.Popen[bytes]) -> None:
+    """Wait while SIGINT is the interpreter's, which then tells where in its own start it was."""
+    status = Path(f"/proc/{process.pid}/status")
+    while process.poll() is None and status.exists():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if line.startswith("Sig"))
+        caught = int(lines["SigCgt"], 16)
+        of_interpreter = caught >> signal.SIGINT - 1 & 1 and not caught >> signal.SIGTERM - 1 & 1
+        if not of_interpreter:
+            return
+        time.sleep(0.001)
+
+
 def kill(process: subprocess.Popen[bytes]) -> None:
     """Kill a process and the commands it runs, as the system does when a machine's memory is out."""
     children = _children(process.pid)

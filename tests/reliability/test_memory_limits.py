@@ -41,7 +41,11 @@ def needed(writer: Command, large: Workload, folder: Path, env: dict[str, str]) 
 def test_a_limit_of_memory_is_told_and_leaves_what_was_there(
     seeds: range, tally: Tally, tmp_path: Path, small: Workload, large: Workload
 ) -> None:
-    """SEENTOFAIL"""
+    """Seen to fail: with the command in the first process, as it was before this test.
+
+    It said "status -11", "status 1 … OpenBLAS error: Memory allocation still failed", "still running after
+    30 s" (scipy's OpenBLAS) and "status 65 … memory allocation failed".
+    """
     bare = bare_interpreter() + _ROOM
 
     def check(seed: int) -> str:

@@ -36,7 +36,11 @@ def test_a_signal_ends_a_command_and_leaves_nothing(
     large: Workload,
     server: ForkServer,
 ) -> None:
-    """SEENTOFAIL"""
+    """Before the tool's first line SIGINT is the interpreter's, which shows a traceback of its own start.
+
+    Seen to fail: with a handler that removed nothing ("expected [], found ['.a912….resmem-tmp']"), and with
+    SIGINT left to the interpreter while the tool is imported ("status -2 … KeyboardInterrupt").
+    """
 
     def check(seed: int) -> str:
         # An odd step, so that each signal meets every command with and without an older file.
@@ -49,6 +53,8 @@ def test_a_signal_ends_a_command_and_leaves_nothing(
         process = start(*command.arguments, "--quiet", cwd=place)
         share = np.random.default_rng(seed).uniform(-0.4, 1)
         disturbing.wait_for_moment(process, place, share, seconds=seconds)
+        if number is signal.SIGINT:
+            disturbing.wait_for_the_tool(process)
         process.send_signal(number)
         sent = time.monotonic()
         ended = finish(process)
