@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import gc
 import json
+import math
 import os
 import resource
 import select
@@ -22,11 +24,7 @@ from resmem_cli import errors
 from resmem_cli.errors import DataError, ResmemError, ResourceError
 from resmem_cli.lack_of_memory import is_lack_of_memory, is_there_room
 
-CPU_SECONDS = 15
-"""Processor time for one question."""
-
 _WALL_SECONDS = 300  # a slow disk is no attack
-_MEMORY = 4 << 30  # bytes beyond those of the process it comes from
 _MOST_HEAD = 1 << 26  # bytes
 _LENGTH = 8  # bytes of the length of a head
 _DYING_SECONDS = 2.0
@@ -47,30 +45,37 @@ class Isolated:
     ----------
     make : callable
         Called in the process of its own; gives what answers there.
-    file : pathlib.Path
+    file : pathlib.Path, optional
         What it is all about, for errors.
-    keep : sequence of int
-        The open descriptors that it may use.
+    keep : sequence of int, optional
+        The open descriptors that it may use; None for all, where it ends soon.
     lock : context manager, optional
         Held while the process is made, so that it finds the library it needs at rest.
+    seconds : float
+        Processor time for one question.
+    memory : int
+        Bytes it may take beyond what this process has.
     """
 
     def __init__(
         self,
         make: Callable[[], Answers],
         *,
-        file: Path,
-        keep: Sequence[int] = (),
+        file: Path | None = None,
+        keep: Sequence[int] | None = (),
         lock: AbstractContextManager[Any] | None = None,
+        seconds: float = 15,
+        memory: int = 4 << 30,
     ) -> None:
         self._file = file
+        self._seconds, self._memory = math.ceil(seconds), memory
         there, self._questions = os.pipe()
         self._replies, back = os.pipe()
         try:
             with lock or nullcontext(), _signals_held():
                 self._process = _fork()
                 if self._process == 0:
-                    _serve(make, there, back, keep)
+                    _serve(make, there, back, keep, seconds=self._seconds, memory=memory)
         except OSError as error:
             self._process = 0
             raise ResourceError(f"no process to read it in: {error}", file=file) from error
@@ -107,7 +112,7 @@ class Isolated:
         try:
             os.write(self._questions, json.dumps(question).encode() + b"\n")
             head = json.loads(self._read(int.from_bytes(self._read(_LENGTH), "little"), at_most=_MOST_HEAD))
-            error = _rebuilt(head["error"], self._file) if "error" in head else None
+            error = self._rebuilt(head["error"]) if "error" in head else None
             if error is None and into is None:
                 return head["value"], self._read(head["size"], at_most=at_most)
             if error is None and into is not None and head["size"] == into.nbytes:
@@ -147,15 +152,32 @@ class Isolated:
                 raise EOFError
             place += n
 
+    def _rebuilt(self, described: dict[str, Any]) -> Exception:
+        """Make the error again that was raised in the process."""
+        kind = getattr(errors, str(described["kind"]), None)
+        if isinstance(kind, type) and issubclass(kind, ResmemError):
+            fields = {name: described[name] for name in _FIELDS} | {"file": self._file}
+            return kind(fields.pop("problem"), **fields)
+        if described["kind"] == "MemoryError":
+            return self._too_little_memory()
+        return RuntimeError(described["problem"])
+
+    def _too_little_memory(self) -> ResourceError:
+        problem = "not enough memory to read it"
+        if not is_there_room():
+            return ResourceError(problem, file=self._file, remedy="use a machine with more")
+        most = f"less than {self._memory >> 20:,} MiB"
+        return ResourceError(problem, file=self._file, expected=most, remedy="store it in smaller chunks")
+
     def _failed(self) -> ResmemError:
         """Say why there is no answer."""
         status = self._reap(0)
         if not is_there_room():
-            return _too_little_memory(self._file)
+            return self._too_little_memory()
         how = "gives nonsense"
         if status == -signal.SIGXCPU:
-            how = f"takes more than {CPU_SECONDS} s"
-        elif status < 0:
+            how = f"takes more than {self._seconds} s"
+        elif status < 0 and status != -signal.SIGPIPE:
             how = f"crashes ({signal.Signals(-status).name})"
         return DataError(
             f"damaged so that reading it {how}", file=self._file, remedy="copy or create it again"
@@ -194,19 +216,29 @@ def _fork() -> int:
         return os.fork()
 
 
-def _serve(make: Callable[[], Answers], questions: int, replies: int, keep: Sequence[int]) -> NoReturn:
+def _serve(
+    make: Callable[[], Answers],
+    questions: int,
+    replies: int,
+    keep: Sequence[int] | None,
+    *,
+    seconds: int,
+    memory: int,
+) -> NoReturn:
     """Answer until there are no more questions; this is the process of its own."""
     try:
         gc.disable()  # what it has in common with the other process is the other's to finalize
         for number in (*_SIGNALS, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
-        _close_all_but({questions, replies, *keep})
+        _close_streams()
+        if keep is not None:
+            _close_all_but({questions, replies, *keep})
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        _limit()
+        _limit(memory)
         answers: Answers | None = None
         with os.fdopen(questions, "rb") as stream:
             for line in stream:
-                _limit_time()
+                _limit_time(seconds)
                 try:
                     answers = answers or make()
                     value, content = answers(json.loads(line))
@@ -217,11 +249,16 @@ def _serve(make: Callable[[], Answers], questions: int, replies: int, keep: Sequ
         os._exit(0)
 
 
-def _close_all_but(keep: set[int]) -> None:
-    """Close what belongs to the other process: its pipes, its locks, what it prints to."""
+def _close_streams() -> None:
+    """Let what libraries print, such as when they abort, go nowhere."""
+    faulthandler.disable()
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
         os.dup2(nothing, number)
+
+
+def _close_all_but(keep: set[int]) -> None:
+    """Close what belongs to the other process, such as its pipes and its locks."""
     first = 3
     for number in sorted(keep):
         os.closerange(first, number)
@@ -229,20 +266,20 @@ def _close_all_but(keep: set[int]) -> None:
     os.closerange(first, max(first, resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
 
 
-def _limit() -> None:
+def _limit(memory: int) -> None:
     for number, most in ((resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
         resource.setrlimit(number, (most, most))
     with contextlib.suppress(OSError, ValueError):
         pages = int(Path("/proc/self/statm").read_text().split()[0])
-        most = pages * resource.getpagesize() + _MEMORY
+        most = pages * resource.getpagesize() + memory
         before = resource.getrlimit(resource.RLIMIT_AS)[0]
         most = most if before == resource.RLIM_INFINITY else min(most, before)
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
-def _limit_time() -> None:
+def _limit_time(seconds: int) -> None:
     used = resource.getrusage(resource.RUSAGE_SELF)
-    most = int(used.ru_utime + used.ru_stime) + 1 + CPU_SECONDS
+    most = int(used.ru_utime + used.ru_stime) + 1 + seconds
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CPU, (most, hard))
@@ -264,22 +301,3 @@ def _described(error: Exception) -> dict[str, Any]:
         told = {name: value if value is None else str(value) for name, value in values.items()}
         return {"kind": type(error).__name__, **told}
     return {"kind": "bug", "problem": "".join(traceback.format_exception(error))}
-
-
-def _rebuilt(described: dict[str, Any], file: Path) -> Exception:
-    kind = getattr(errors, str(described["kind"]), None)
-    if isinstance(kind, type) and issubclass(kind, ResmemError):
-        fields = {name: described[name] for name in _FIELDS} | {"file": file}
-        return kind(fields.pop("problem"), **fields)
-    if described["kind"] == "MemoryError":
-        return _too_little_memory(file)
-    return RuntimeError(described["problem"])
-
-
-def _too_little_memory(file: Path) -> ResourceError:
-    if not is_there_room():
-        return ResourceError("not enough memory to read it", file=file, remedy="use a machine with more")
-    return ResourceError(
-        "not enough memory to read it", file=file, expected=f"less than {_MEMORY >> 30} GiB",
-        remedy="store it in smaller chunks",
-    )  # fmt: skip

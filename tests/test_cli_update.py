@@ -561,10 +561,10 @@ class TestTwoOutputs:
     def test_stay_as_they_were_if_the_last_check_of_one_fails(
         self, failing: str, memory: Folder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def check(path: Path, fmt: Format) -> Artifact:
+        def check(path: Path, fmt: Format, *, trusted: bool) -> Artifact:
             if fmt.name == failing:
                 raise DataError("does not hold", file=path)
-            return open_artifact(path, fmt)
+            return open_artifact(path, fmt, trusted=trusted)
 
         monkeypatch.setattr("resmem_cli.artifacts.writer.open_artifact", check)
         run = partial(memory.update, "old", "--remove", "ids.txt")

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
@@ -36,6 +37,9 @@ def run_and_exit(command: Callable[[], int | None]) -> NoReturn:
     _open_missing_streams()
     _listen()
     keep_freed_memory(1 << 30)
+    if not sys.warnoptions:
+        # Python's warnings are for who wrote the code; what a user should know is a notice.
+        warnings.simplefilter("ignore")
     try:
         status = command() or 0
         sys.stdout.flush()

@@ -11,7 +11,9 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from resmem_cli.errors import DataError, UsageError
+from resmem_cli.errors import DataError, ResmemError, UsageError
+from resmem_cli.indexes.one_thread import one_faiss_thread
+from resmem_cli.isolation import Isolated
 from resmem_cli.rows import ArrayInMemory, RandomRows
 
 _CRASHING = re.compile(r"(HNSW|NSG)[01](?!\d)")  # faiss 1.15.1 divides by the logarithm of the links
@@ -19,6 +21,8 @@ _ZERO = re.compile(r"(?<!\d)0+(?!\d)")  # faiss crashes on many a count of zero
 _MOST_PARTS = 32  # indexes, transforms and lists inside each other; factory strings make up to about ten
 _LOOPS = 1 << 16  # lists, chains and splits that any index may have, however few its rows
 _ROTATION_BYTES, _ROOM = 16, 1 << 20
+_TRIAL_QUERIES, _TRIAL_NEIGHBORS = 2, 16
+_TRIAL_SECONDS_A_ROW, _TRIAL_SECONDS_A_BYTE = 1e-4, 1e-7
 _OWN_FILES = (b"ilod",)  # inverted lists in another file, whose path the bytes name
 _REASON = re.compile(r"(?:.*failed: |.*?\.cpp:\d+: )", re.DOTALL)
 
@@ -102,6 +106,41 @@ def read_engine(stored: RandomRows, *, n: int, d: int) -> Any:
     if isinstance(inner, faiss.IndexIVFPQ) and inner.by_residual:
         inner.precompute_table()
     return index
+
+
+def try_engine(stored: RandomRows, *, n: int, d: int) -> None:
+    """Read and search a faiss index in a process of its own, as `read_engine` and searches do after it.
+
+    Numbers that lead faiss out of its arrays, or on for hours, are in what is stored, and not in the
+    queries: each list and each link is looked at once.
+
+    Parameters
+    ----------
+    stored, n, d
+        As for `read_engine`.
+
+    Raises
+    ------
+    DataError
+        If they are no such index, or faiss crashes, spins or takes more memory than that explains.
+    """
+
+    def answers(question: Any) -> tuple[Any, bytes]:
+        with one_faiss_thread(), damaged_engine():
+            index = read_engine(stored, n=n, d=d)
+            dial = SearchDial(index)
+            dial.set(dial.largest)
+            queries = np.random.default_rng(0).standard_normal((_TRIAL_QUERIES, d), np.float32)
+            checked_nodes(index.search(queries, min(n, _TRIAL_NEIGHBORS))[1], n)
+        return None, b""
+
+    n_bytes = stored.shape[0]
+    seconds = 15 + n * _TRIAL_SECONDS_A_ROW + n_bytes * _TRIAL_SECONDS_A_BYTE
+    with Isolated(lambda: answers, keep=None, seconds=seconds, memory=(4 << 30) + 4 * n_bytes) as trial:
+        try:
+            trial.ask(None)
+        except ResmemError as error:
+            raise _damaged(error.problem, expected=error.expected, found=error.found) from error
 
 
 def check_readable(engine: Any, factory: str, *, d: int) -> None:

@@ -23,6 +23,7 @@ from resmem_cli.indexes.engine import (
     from_factory,
     innermost,
     read_engine,
+    try_engine,
 )
 from resmem_cli.indexes.one_thread import one_faiss_thread
 from resmem_cli.indexes.parameters import checked_permutation
@@ -148,7 +149,7 @@ class FactoryIndex(ApproximateIndex):
 
     @classmethod
     def load(cls, datasets: Mapping[str, RandomRows], parameters: Mapping[str, Any]) -> Self:
-        """Make the index from what was stored; see `engine.read_engine` for what is checked."""
+        """Make the index from what was stored; see `engine` for what is checked, and tried first."""
         index = cls.__new__(cls)
         index.load_common(datasets, parameters)
         n = index.shape[0]
@@ -159,6 +160,7 @@ class FactoryIndex(ApproximateIndex):
             )
         index._factory = factory
         index._rows = checked_permutation(datasets["graph/rows"].read(0, n), n, field="graph/rows")
+        try_engine(datasets["engine"], n=n, d=index.space.dimension)
         index._engine = read_engine(datasets["engine"], n=n, d=index.space.dimension)
         index._dial = SearchDial(index._engine)
         return index

@@ -52,8 +52,18 @@ def _search_parameters(index_file: Artifact) -> dict[str, Any]:
         raise DataError(
             "not a mapping", file=index_file.path, field="parameters.search", found=parameters, remedy=DAMAGED
         )
-    if parameters.get("metric") not in list(Metric):
-        raise _unknown(index_file, "metric", expected=Metric, found=parameters.get("metric"))
+    metrics = (parameters.get("metric"), index_file.parameters["metric"])
+    for metric in metrics:
+        if metric not in list(Metric):
+            raise _unknown(index_file, "metric", expected=Metric, found=metric)
+    if len(set(metrics)) > 1:
+        raise DataError(
+            "two metrics",
+            file=index_file.path,
+            field="metric",
+            found=" and ".join(map(str, metrics)),
+            remedy=DAMAGED,
+        )
     return parameters
 
 

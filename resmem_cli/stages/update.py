@@ -153,16 +153,16 @@ def _write_index(
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     seed = int(old.number("distance_scale", "seed"))
     scratch = Scratch(writer.path.absolute().parent)
+    before = load_index(old)
     build = Build(
-        metric=Metric(old.parameters["metric"]),
+        metric=before.metric,
         seed=seed,
         memory=config.memory,
         scratch=scratch,
         quality=recorded_target(old, change.n_after),
         progress=progress,
     )
-    before = load_index(old)
-    vectors = ArrayInMemory(_vectors(old, change, scratch, progress))
+    vectors = ArrayInMemory(_vectors(old, change, before.metric, scratch, progress))
     with naming_file(old.path):
         built, notices = before.updated(vectors, change.kept, build=build)
     if MEASURED_BEFORE not in notices:
@@ -179,7 +179,9 @@ def _write_index(
     }, notices
 
 
-def _vectors(old: Artifact, change: MemoryChange, scratch: Scratch, progress: Progress) -> NDArray[Any]:
+def _vectors(
+    old: Artifact, change: MemoryChange, metric: Metric, scratch: Scratch, progress: Progress
+) -> NDArray[Any]:
     """Lay out the embeddings of the new memory."""
     (_, d), dtype = old.shapes["vectors"]
     added = change.source
@@ -197,7 +199,7 @@ def _vectors(old: Artifact, change: MemoryChange, scratch: Scratch, progress: Pr
         for block in progress(row_blocks(added.n, step), "reading"):
             rows = embeddings.read(block.start, block.stop)
             with naming_file(added.path):
-                check_rows(rows, Metric(old.parameters["metric"]), first=block.start)
+                check_rows(rows, metric, first=block.start)
             vectors[end + block.start : end + block.stop] = rows
     return vectors
 
