@@ -245,13 +245,13 @@ def test_what_is_measured_does_not_depend_on_the_memory():
             # A mean of one code, which times 49 is not 1 again.
             return found, max(1, len(found) // 49) / len(found)
 
-    vectors = np.random.default_rng(6).normal(size=(980, 4)).astype(np.float32)
-    wanted = build(k=10, queries=98)
+    vectors = np.random.default_rng(6).normal(size=(2450, 4)).astype(np.float32)
+    wanted = build(k=10, queries=245)
     curves = []
     for n_bytes in (1 << 33, 16 * 48 * 40 * 49):  # all queries together, and 49
         index = Counting(vectors)
         with memory_budget(n_bytes):
-            tune(index, held_out_rows(980, wanted), build=wanted, own_present=True)
+            tune(index, held_out_rows(2450, wanted), build=wanted, own_present=True)
         curves.append([(point.effort, point.recall, point.compared) for point in index.curve])
     assert curves[0] == curves[1]
-    assert curves[0][0][2] == 2 / 98
+    assert curves[0][0][2] == 5 / 245
