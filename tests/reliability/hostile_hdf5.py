@@ -10,7 +10,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5f, h5g, h5p, h5s, h5t, h5z
+from h5py import h5d, h5f, h5g, h5p, h5s, h5t
 
 from reliability.hostile_files import ANY_ARTIFACT, ARRAYS, EMBEDDINGS, INPUTS, Collection
 from reliability.mutations import lookup3
@@ -162,124 +162,6 @@ def compression_bomb_of_one_chunk(path: Path, canary: Path, inputs: Path) -> Non
         options = {"chunks": (rows, 8), "maxshape": (None, 8), "compression": "gzip"}
         dataset = file.create_dataset("embeddings", (30, 8), "<f4", **options)
         dataset.id.write_direct_chunk((0, 0), deflated_zeros(rows * 32 // _MIB))
-
-
-def _filtered(path: Path, inputs: Path, code: int, values: tuple[int, ...] = (), flag: int = 0) -> None:
-    with sound(path, inputs) as file:
-        del file["embeddings"]
-        creation = h5p.create(h5p.DATASET_CREATE)
-        creation.set_chunk((30, 8))
-        creation.set_filter(code, flag, values)
-        space = h5s.create_simple((30, 8))
-        dataset = h5py.Dataset(h5d.create(file.id, b"embeddings", h5t.IEEE_F32LE, space, creation))
-        dataset.id.write_direct_chunk((0, 0), bytes(960))
-
-
-@HDF5("plugin.h5", *ARRAYS)
-def filter_of_a_plugin(path: Path, canary: Path, inputs: Path) -> None:
-    _filtered(path, inputs, 32_004, flag=h5z.FLAG_OPTIONAL)
-
-
-@HDF5("szip.h5", *ARRAYS)
-def filter_szip(path: Path, canary: Path, inputs: Path) -> None:
-    _filtered(path, inputs, h5z.FILTER_SZIP, (0x8D, 16), flag=h5z.FLAG_OPTIONAL)
-
-
-@HDF5("nbit.h5", *ARRAYS)
-def filter_nbit(path: Path, canary: Path, inputs: Path) -> None:
-    _filtered(path, inputs, h5z.FILTER_NBIT)
-
-
-@HDF5("scaleoffset.h5", *ARRAYS)
-def filter_scaleoffset(path: Path, canary: Path, inputs: Path) -> None:
-    with sound(path, inputs) as file:
-        labels = file["labels"][:]
-        del file["labels"]
-        file.create_dataset("labels", data=labels, scaleoffset=0)
-
-
-@HDF5("shuffle.h5", INPUTS[0], may=ARRAYS[:-1])
-def filter_shuffle_with_values_that_lie(path: Path, canary: Path, inputs: Path) -> None:
-    _filtered(path, inputs, h5z.FILTER_SHUFFLE, (7,))
-
-
-@HDF5("attribute.h5", *READ_AS_ARTIFACT, may=ARRAYS)
-def variable_length_attribute(path: Path, canary: Path, inputs: Path) -> None:
-    with sound(path, inputs) as file:
-        for name in ("content_digest", "format_version", "more"):
-            file.attrs[name] = "text"
-        file["embeddings"].attrs["more"] = "text"
-
-
-@HDF5("parameters.h5", *ANY_ARTIFACT, *EMBEDDINGS)
-def variable_length_attribute_of_an_artifact(path: Path, canary: Path, inputs: Path) -> None:
-    shutil.copy(inputs / "train.h5", path)
-    with h5py.File(path, "r+") as file:
-        value = bytes(file.attrs["parameters"]).decode()
-        del file.attrs["parameters"]
-        file.attrs["parameters"] = value
-
-
-def _instead_of_embeddings(path: Path, inputs: Path, values: Any, **options: Any) -> None:
-    with sound(path, inputs) as file:
-        del file["embeddings"]
-        file.create_dataset("embeddings", data=values, **options)
-
-
-@HDF5("vlen.h5", *ARRAYS)
-def variable_length_dataset(path: Path, canary: Path, inputs: Path) -> None:
-    _instead_of_embeddings(path, inputs, ["text"] * 30)
-
-
-@HDF5("compound.h5", *ARRAYS)
-def compound_dataset(path: Path, canary: Path, inputs: Path) -> None:
-    _instead_of_embeddings(path, inputs, np.ones(30, [("a", "<f4"), ("b", "<i4")]))
-
-
-@HDF5("enum.h5", INPUTS[0], may=ARRAYS[:-1])
-def enumerated_labels(path: Path, canary: Path, inputs: Path) -> None:
-    with sound(path, inputs) as file:
-        del file["labels"]
-        file.create_dataset("labels", (30,), h5py.enum_dtype({"a": 0, "b": 1 << 30}))
-
-
-@HDF5("opaque.h5", *ARRAYS)
-def opaque_dataset(path: Path, canary: Path, inputs: Path) -> None:
-    _instead_of_embeddings(path, inputs, np.zeros(30, "V8"))
-
-
-@HDF5("references.h5", *ARRAYS)
-def object_references(path: Path, canary: Path, inputs: Path) -> None:
-    with sound(path, inputs) as file:
-        reference = file["embeddings"].ref
-        del file["embeddings"]
-        file.create_dataset("embeddings", data=[reference] * 30, dtype=h5py.ref_dtype)
-
-
-@HDF5("regions.h5", *ARRAYS)
-def region_references(path: Path, canary: Path, inputs: Path) -> None:
-    with sound(path, inputs) as file:
-        region = file["logits"].regionref[:3]
-        del file["embeddings"]
-        file.create_dataset("embeddings", data=[region] * 30, dtype=h5py.regionref_dtype)
-
-
-@HDF5("type.h5", INPUTS[0], may=ARRAYS[:-1])
-def committed_types(path: Path, canary: Path, inputs: Path) -> None:
-    with sound(path, inputs) as file:
-        file["type"] = np.dtype("<f4")
-        file.create_dataset("more", (30,), file["type"])
-
-
-@HDF5("typed.h5", may=(*ANY_ARTIFACT, *EMBEDDINGS))
-def committed_type_of_an_attribute(path: Path, canary: Path, inputs: Path) -> None:
-    shutil.copy(inputs / "train.h5", path)
-    with h5py.File(path, "r+") as file:
-        file["type"] = np.dtype("<i8")
-        value = file.attrs["format_version"]
-        del file.attrs["format_version"]
-        space = h5s.create(h5s.SCALAR)
-        h5a.create(file.id, b"format_version", file["type"].id, space).write(np.array(value, np.int64))
 
 
 @HDF5("huge.h5", *ANY_ARTIFACT, *EMBEDDINGS)

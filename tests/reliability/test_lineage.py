@@ -9,7 +9,8 @@ legitimate by design, which the last test shows to be done:
 - predictions of several memories for `analyze`, which compares them, with a tuning of any of them: it leaves
   out the queries it was tuned on where they are the same.
 
-Seen to fail: TODO
+Seen to fail: without the comparison of an index's and residuals' embeddings 36 of the 61 mixtures were not
+refused ("status 0"), among them all of `predict` and `update`.
 """
 
 from __future__ import annotations
