@@ -7,10 +7,10 @@ import os
 import signal
 import subprocess
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from reliability.processes import SECONDS, ForkServer, run
+from reliability.processes import SECONDS, run
+from reliability.watching import state
 from reliability.workload import COMMANDS, Command, Workload, written
 
 RESUMED = Command(
@@ -86,24 +86,6 @@ def _is_part_of_rules(content: bytes, whole: bytes) -> bool:
     return of_whole.startswith(rules) and of_whole[len(rules) :][:1] in (b"", b"\n")
 
 
-_writing: dict[str, float] = {}
-
-
-def seconds_of_writing(command: Command, workload: Workload, server: ForkServer, folder: Path) -> float:
-    """Measure once how long a command that is left alone goes on when it has begun to write."""
-    if command.name not in _writing:
-        place = workload.place(folder / f"alone {command.name}")
-        before = _state(place)
-        with ThreadPoolExecutor(1) as pool:
-            running = pool.submit(server.run, *command.arguments, cwd=place)
-            while not running.done() and _state(place) == before:
-                time.sleep(0.001)
-            began = time.monotonic()
-            running.result().assert_done()
-        _writing[command.name] = time.monotonic() - began
-    return _writing[command.name]
-
-
 def wait_for_moment(process: subprocess.Popen[bytes], place: Path, share: float, *, seconds: float) -> None:
     """Wait until a process has done a share of its writing; a share below 0 is one of what comes before.
 
@@ -113,18 +95,11 @@ def wait_for_moment(process: subprocess.Popen[bytes], place: Path, share: float,
     if share < 0:
         time.sleep(_START * (1 + share))
         return
-    before = _state(place)
+    before = state(place)
     deadline = time.monotonic() + SECONDS
-    while process.poll() is None and time.monotonic() < deadline and _state(place) == before:
+    while process.poll() is None and time.monotonic() < deadline and state(place) == before:
         time.sleep(0.001)
     time.sleep(share * seconds)
-
-
-def _state(place: Path) -> tuple[set[str], int]:
-    # In `run` an older folder's files are replaced.
-    names = {*os.listdir(place)}
-    folder = place / "run"
-    return names, folder.stat().st_mtime_ns if folder.exists() else 0
 
 
 def wait_for_the_tool(process: subprocess.Popen[bytes]) -> None:

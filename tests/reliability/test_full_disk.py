@@ -62,7 +62,7 @@ def run_on_a_small_disk(writer: Command, place: Path, old: Files, *, free: int) 
     return Ended(done.returncode, done.stdout, done.stderr, time.monotonic() - began)
 
 
-@seeds(quick=20, long=180, together=10)
+@seeds(quick=10, long=100, together=10)
 def test_a_full_disk_is_told_and_leaves_what_was_there(
     seeds: range, tally: Tally, tmp_path: Path, small: Workload, large: Workload
 ) -> None:

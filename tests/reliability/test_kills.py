@@ -13,7 +13,6 @@ from reliability.disturbing import (
     assert_nothing_else,
     older_files,
     put,
-    seconds_of_writing,
     which_files,
 )
 from reliability.processes import ForkServer, run, start
@@ -40,7 +39,7 @@ def test_a_killed_command_leaves_whole_files_and_its_rerun_the_same_bytes(
         new = large.undisturbed(command)
         old = older_files(command, small, large) if seed % 2 else {}
         put(place, old)
-        seconds = seconds_of_writing(command, large, server, tmp_path)
+        seconds = large.seconds_of_writing(command)
         process = start(*command.arguments, cwd=place)
         share = generator.uniform(-0.2, 1)
         disturbing.wait_for_moment(process, place, share, seconds=seconds)

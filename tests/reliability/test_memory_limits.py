@@ -37,7 +37,7 @@ def needed(writer: Command, large: Workload, folder: Path, env: dict[str, str]) 
     return most
 
 
-@seeds(quick=15, long=120, together=15)
+@seeds(quick=15, long=60, together=15)
 def test_a_limit_of_memory_is_told_and_leaves_what_was_there(
     seeds: range, tally: Tally, tmp_path: Path, small: Workload, large: Workload
 ) -> None:

@@ -42,7 +42,7 @@ def content_of(path: Path) -> str:
         return file.header.content_digest
 
 
-@seeds(quick=20, long=500, together=10)
+@seeds(quick=20, long=500, together=20)
 def test_whoever_reads_while_two_write_sees_one_whole_version(
     seeds: range, tally: Tally, tmp_path: Path, large: Workload, server: ForkServer
 ) -> None:
@@ -94,13 +94,13 @@ def test_whoever_reads_while_two_write_sees_one_whole_version(
     tally.each("replacement", seeds, check)
 
 
-@seeds(quick=4, long=30, together=2)
+@seeds(quick=2, long=30, together=15)
 def test_of_two_resumable_writers_the_second_is_refused(
     seeds: range, tally: Tally, tmp_path: Path, large: Workload, server: ForkServer
 ) -> None:
     """Seen to fail: with no lock on the work's folder ("status 66 … artifact.h5: no such file")."""
     with np.load(large.inputs / "digits_test.npz") as arrays:
-        np.savez(tmp_path / "many.npz", x=np.repeat(arrays["x"], 50, axis=0))
+        np.savez(tmp_path / "many.npz", x=np.repeat(arrays["x"], 10, axis=0))
 
     def place_for(name: str) -> Path:
         many = {"digits_test.npz": tmp_path / "many.npz"}

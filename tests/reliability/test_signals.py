@@ -15,10 +15,9 @@ from reliability.disturbing import (
     assert_nothing_else,
     older_files,
     put,
-    seconds_of_writing,
     which_files,
 )
-from reliability.processes import ForkServer, finish, start
+from reliability.processes import finish, start
 from reliability.tally import Tally, seeds
 from reliability.workload import Workload, written
 
@@ -34,7 +33,6 @@ def test_a_signal_ends_a_command_and_leaves_nothing(
     tmp_path: Path,
     small: Workload,
     large: Workload,
-    server: ForkServer,
 ) -> None:
     """Before the tool's first line SIGINT is the interpreter's, which shows a traceback of its own start.
 
@@ -49,9 +47,9 @@ def test_a_signal_ends_a_command_and_leaves_nothing(
         new = large.undisturbed(command)
         old = older_files(command, small, large) if seed % 2 else {}
         put(place, old)
-        seconds = seconds_of_writing(command, large, server, tmp_path)
+        seconds = large.seconds_of_writing(command)
         process = start(*command.arguments, "--quiet", cwd=place)
-        share = np.random.default_rng(seed).uniform(-0.4, 1)
+        share = np.random.default_rng(seed).uniform(-0.4, 0.8)
         disturbing.wait_for_moment(process, place, share, seconds=seconds)
         if number is signal.SIGINT:
             disturbing.wait_for_the_tool(process)
@@ -67,8 +65,8 @@ def test_a_signal_ends_a_command_and_leaves_nothing(
         assert ended.stderr == "", str(ended)
         if command.name == disturbing.RESUMED.name:
             # What is to be resumed stays.
-            return f"{number.name}, {outcome}"
+            return f"{number.name}: {outcome}"
         assert_nothing_else(place, written(place, command))
-        return f"{number.name}, {outcome}"
+        return f"{number.name}: {outcome}"
 
     tally.each("signals", seeds, check)

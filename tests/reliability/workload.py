@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from reliability.processes import Ended, ForkServer
+from reliability.watching import Watch
 from resmem_cli.indexes.base import index_kinds
 
 KINDS = tuple(sorted(index_kinds()))
@@ -166,6 +167,7 @@ class Workload:
         for name in ("digits.safetensors", "digits_test.npz", "train_digits.py"):
             shutil.copy(SAMPLE_DATA / name, self.inputs)
         self._undisturbed: dict[str, dict[str, bytes]] = {}
+        self._seconds_of_writing: dict[str, float] = {}
         for command in COMMANDS.values():
             if command.name not in ("run", "embed"):
                 self._make(command)
@@ -174,8 +176,10 @@ class Workload:
         """Run a command with the inputs' folder as its own `in`, and keep what it wrote among the inputs."""
         link = self.inputs.parent / "in"
         assert link == self.inputs
-        ended = self._server.run(*command.arguments, cwd=self.inputs.parent)
+        with Watch(self.inputs.parent) as watch:
+            ended = self._server.run(*command.arguments, cwd=self.inputs.parent)
         ended.assert_done()
+        self._seconds_of_writing[command.name] = watch.seconds
         self._undisturbed[command.name] = written(self.inputs.parent, command)
         for name in command.outputs:
             (self.inputs.parent / name).rename(self.inputs / name)
@@ -186,6 +190,11 @@ class Workload:
         if command.name not in self._undisturbed:
             self._make(command)
         return self._undisturbed[command.name]
+
+    def seconds_of_writing(self, command: Command) -> float:
+        """Tell how long the command goes on, once it has begun to write, when nothing disturbs it."""
+        self.undisturbed(command)
+        return self._seconds_of_writing[command.name]
 
     def place(self, folder: Path, replace: Callable[[str], Path | None] = lambda name: None) -> Path:
         """Make a folder to run commands in: its `in` links to the inputs, or to what replaces some."""
