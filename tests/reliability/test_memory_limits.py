@@ -50,7 +50,8 @@ def test_a_limit_of_memory_is_told_and_leaves_what_was_there(
 
     def check(seed: int) -> str:
         writer = WRITERS[5 * seed % len(WRITERS)]
-        n_threads = str(1 + seed % 2)
+        # The last bits of a network's sums depend on the number of threads.
+        n_threads = "1" if writer.name.startswith("embed") else str(1 + seed % 2)
         env = {"OMP_NUM_THREADS": n_threads, "OPENBLAS_NUM_THREADS": n_threads}
         most = needed(writer, large, tmp_path / f"needs {seed}", env)
         limit = int(bare + np.random.default_rng(seed).uniform(0, 1.05) * (most - bare))
