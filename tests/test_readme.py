@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import classifier_arrays
+from reliability.tally import ROWS
 from typer.main import get_command
 
 from resmem_cli import errors
@@ -167,3 +168,23 @@ def test_every_command_is_listed() -> None:
     [section] = re.findall(r"^## Commands\n(.*?)^## ", README, flags=re.DOTALL | re.MULTILINE)
     listed = set(re.findall(r"^\| `(\w+)` \| [^|]* \| [^|]* \|$", section, flags=re.MULTILINE))
     assert listed == set(get_command(app).list_commands(None))  # type: ignore[attr-defined]
+
+
+# Cases that the long part has to have.
+LEAST = {"kills": 600, "signals": 300, "full disk": 100, "memory": 60, "mutations": 10_000,
+         "replacement": 500, "determinism": 200, "properties": 5_000, "arguments": 5_000}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", ["quick", "long"])
+def test_the_figures_of_reliability_are_those_of_a_run_without_failures(part: str) -> None:
+    shown = re.search(
+        rf"<!-- reliability programme: {part} -->\n(.*?)\n<!-- end -->", README, flags=re.DOTALL
+    )
+    assert shown is not None
+    rows = re.findall(r"^\| ([^|]+) \| ([\d,]+) \| ([\d,]+) \|", shown[1], flags=re.MULTILINE)
+    counts = {title: int(cases.replace(",", "")) for title, cases, _ in rows}
+    assert [title for title, _, failed in rows if failed != "0"] == []
+    titles = {row: title for row, title in ROWS.items() if part == "quick" or row in LEAST}
+    assert set(titles.values()) <= set(counts)
+    if part == "long":
+        assert {row: n for row, n in LEAST.items() if counts[ROWS[row]] < n} == {}

@@ -80,8 +80,8 @@ class Hdf5Metadata:
     Damage there that keeps the checksums is what HDF5 itself has to withstand.
     """
 
-    _SIGNATURES = (b"\x89HDF\r\n\x1a\n", b"OHDR", b"OCHK", b"FRHP", b"FHDB", b"FHIB", b"BTHD", b"BTIN",
-                   b"BTLF", b"FAHD", b"FADB", b"EAHD", b"EAIB", b"EASB", b"EADB", b"SMTB", b"SMLI")  # fmt: skip
+    _KINDS = b"OHDR OCHK FRHP FHDB FHIB BTHD BTIN BTLF FAHD FADB EAHD EAIB EASB EADB SMTB SMLI"
+    _SIGNATURES = (b"\x89HDF\r\n\x1a\n", *_KINDS.split())
     _MOST = 2048
 
     def __init__(self, content: bytes) -> None:
