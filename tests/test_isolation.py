@@ -13,12 +13,15 @@ from typing import Any
 import pytest
 
 from resmem_cli.errors import DataError, MissingInputError, ResourceError
-from resmem_cli.isolation import Isolated
+from resmem_cli.isolation.process import Isolated
 
 FILE = Path("a.h5")
 
 
 def answers(question: Any) -> tuple[Any, bytes]:
+    if isinstance(question, str) and question.startswith("/"):
+        with open(question, "wb") as file:
+            file.write(b"more than nothing")
     match question:
         case "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
@@ -29,9 +32,6 @@ def answers(question: Any) -> tuple[Any, bytes]:
                 pass
         case "memory":
             return None, bytes(1 << 31)
-        case "write":
-            with open("written", "wb") as file:
-                file.write(b"more than nothing")
         case "refuse":
             raise DataError("damaged", file="another", field="x", expected=3, found=4, remedy="mend it")
         case "miss":
@@ -46,7 +46,7 @@ def answers(question: Any) -> tuple[Any, bytes]:
 
 
 def isolated(**limits: Any) -> Isolated:
-    return Isolated(lambda: answers, file=FILE, **limits)
+    return Isolated(lambda receive: answers, file=FILE, **limits)
 
 
 def test_answers_come_in_the_order_of_the_questions() -> None:
@@ -87,11 +87,11 @@ def test_too_much_memory_is_refused() -> None:
         process.ask("memory", at_most=1 << 32)
 
 
-def test_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_nothing_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "written"
     with isolated() as process, pytest.raises(RuntimeError, match="File too large"):
-        process.ask("write")
-    assert (tmp_path / "written").read_bytes() == b""
+        process.ask(str(path))
+    assert path.read_bytes() == b""
 
 
 def test_errors_keep_their_kind_and_get_the_name_of_the_file() -> None:
@@ -108,7 +108,8 @@ def test_errors_keep_their_kind_and_get_the_name_of_the_file() -> None:
 def test_it_has_no_descriptors_of_the_other_process(tmp_path: Path) -> None:
     with (tmp_path / "file").open("w"), isolated() as process:
         descriptors, _ = process.ask("descriptors")
-    assert len(descriptors) <= 6  # three streams, two pipes, and the folder that was listed
+    # Three streams, two pipes, what receives files, and the folder that was listed.
+    assert len(descriptors) <= 7
 
 
 def test_no_process_is_left() -> None:
@@ -142,7 +143,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("still there")
 
 
-def test_a_signal_meets_the_other_process_only_once(tmp_path: Path) -> None:
+def test_a_signal_meets_the_other_process_only(tmp_path: Path) -> None:
     """A process of its own that inherited the handlers would remove the other's unfinished files."""
     from resmem_cli.artifacts.temporary import begin, finished
 
@@ -152,9 +153,32 @@ def test_a_signal_meets_the_other_process_only_once(tmp_path: Path) -> None:
     try:
         with isolated() as process:
             pid, _ = process.ask("pid")
-            os.kill(pid, signal.SIGTERM)
-            with pytest.raises(DataError, match="SIGTERM"):
-                process.ask("pid")
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                os.kill(pid, number)
+            assert process.ask("pid") == (pid, b"")
     finally:
         finished(path)
     assert path.exists()
+
+
+def test_an_open_file_can_be_handed_over(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+
+    def make(receive: Any) -> Any:
+        return lambda question: (None, os.pread(receive(), 100, 0))
+
+    with Isolated(make, file=FILE) as process, path.open("rb") as stream:
+        path.unlink()
+        process.hand_over(stream.fileno())
+        assert process.ask(None, at_most=100) == (None, b"content")
+
+
+def test_a_fork_of_the_other_process_does_not_end_it() -> None:
+    with isolated() as process:
+        child = os.fork()
+        if child == 0:
+            process.close()
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert process.ask(1, at_most=100) == ({"asked": 1}, b"content")

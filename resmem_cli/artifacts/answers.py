@@ -48,6 +48,11 @@ class Hdf5Answers:
                 remedy="copy or create it again",
             ) from error
 
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
     def _answer(self, question: Mapping[str, Any]) -> tuple[Any, bytes]:
         if question["ask"] == "has attribute" and not h5py.is_hdf5(self._path):
             return False, b""
@@ -66,6 +71,8 @@ class Hdf5Answers:
                 told = [_described(name, dataset) for name, dataset in self._datasets.items()]
                 return [one for one, _ in told], b"".join(places for _, places in told)
             case "rows":
+                # In a new process, after another file has harmed the one before.
+                self._datasets = self._datasets or readable_datasets(self._file)
                 rows = self._datasets[question["name"]][question["start"] : question["stop"]]
                 return None, np.ascontiguousarray(rows).tobytes()
         raise ValueError(question)

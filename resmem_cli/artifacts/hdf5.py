@@ -71,7 +71,9 @@ def _opening_error(path: Path, error: OSError) -> Exception:
         return BusyError("locked by another program", file=path, remedy="try again later")
     if "h5clear" in reason:
         return DataError(
-            "marked as open for writing: its writer was stopped", file=path, remedy="create it again"
+            "marked as open for writing: a program writes it, or was stopped",
+            file=path,
+            remedy="wait for it, or create it again",
         )
     # The process of its own has closed what belongs to the other one.
     if error.errno == errno.EBADF or "values don't match" in reason or "already open" in reason:

@@ -1,7 +1,7 @@
 """The structure of an HDF5 file, read in a process of its own; its rows are read here, by their places.
 
 The HDF5 library is made for files one trusts: of metadata that were changed on purpose some crash it. So
-where a file may be a stranger's, the library sees it in another process only (`isolation`), and what that
+where a file may be a stranger's, the library sees it in another process only (`library`), and what that
 says is held against the file's length before any byte is looked at.
 """
 
@@ -10,20 +10,18 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from h5py._objects import phil
 from numpy.typing import NDArray
 
 from resmem_cli.artifacts.answers import Hdf5Answers
 from resmem_cli.artifacts.hdf5 import SHIPPED_FILTERS
+from resmem_cli.artifacts.library import LibraryFile
 from resmem_cli.errors import DataError
 from resmem_cli.files import require_file
-from resmem_cli.isolation import Answers, Isolated
 
 DAMAGED = "create it again or restore a copy"
 """What to do about a file that is not what was written."""
@@ -64,24 +62,12 @@ class Hdf5File:
         require_file(path)
         self.path = path
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._process: Isolated | None = None
-        try:
-            self.n_bytes = os.fstat(self.descriptor).st_size
-            # By its descriptor: under its name there may be another file by now.
-            make = partial(Hdf5Answers, Path(f"/dev/fd/{self.descriptor}"))
-            if trusted:
-                self._answers: Answers = make()
-            else:
-                self._process = Isolated(make, file=path, keep=[self.descriptor], lock=phil)
-        except BaseException:
-            os.close(self.descriptor)
-            raise
+        self.n_bytes = os.fstat(self.descriptor).st_size
+        self._answers = Hdf5Answers(Path(f"/dev/fd/{self.descriptor}")) if trusted else None
+        self._library = LibraryFile(path, self.descriptor)
 
     def _ask(self, question: Mapping[str, Any], **how: Any) -> tuple[Any, bytes]:
-        if self._process:
-            return self._process.ask(question, **how)
-        value, content = self._answers(question)
-        return value, bytes(content)
+        return self._answers(question) if self._answers else self._library.ask(question, **how)
 
     def attributes(self) -> dict[str, bytes | int]:
         """Read the root attributes; see `hdf5.plain_attributes`."""
@@ -151,9 +137,10 @@ class Hdf5File:
             )
 
     def close_library(self) -> None:
-        """End the process in which the library is; what is placed can still be read."""
-        if self._process:
-            self._process.close()
+        """Have the library forget the file; what is placed can still be read."""
+        self._library.close()
+        if self._answers:
+            self._answers.close()
 
     def close(self) -> None:
         """Close the file."""

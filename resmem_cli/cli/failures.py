@@ -62,6 +62,8 @@ def end(status: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
+    if isolation := sys.modules.get("resmem_cli.isolation.process"):
+        isolation.end_all()
     for do in _at_leaving:
         do()
     os._exit(status)

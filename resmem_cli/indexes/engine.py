@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from resmem_cli.errors import DataError, ResmemError, UsageError
 from resmem_cli.indexes.one_thread import one_faiss_thread
-from resmem_cli.isolation import Isolated
+from resmem_cli.isolation.process import Isolated
 from resmem_cli.rows import ArrayInMemory, RandomRows
 
 _CRASHING = re.compile(r"(HNSW|NSG)[01](?!\d)")  # faiss 1.15.1 divides by the logarithm of the links
@@ -136,7 +136,9 @@ def try_engine(stored: RandomRows, *, n: int, d: int) -> None:
 
     n_bytes = stored.shape[0]
     seconds = 15 + n * _TRIAL_SECONDS_A_ROW + n_bytes * _TRIAL_SECONDS_A_BYTE
-    with Isolated(lambda: answers, keep=None, seconds=seconds, memory=(4 << 30) + 4 * n_bytes) as trial:
+    with Isolated(
+        lambda receive: answers, keep=None, seconds=seconds, memory=(4 << 30) + 4 * n_bytes
+    ) as trial:
         try:
             trial.ask(None)
         except ResmemError as error:

@@ -1,38 +1,43 @@
-"""Reading a stranger's bytes in a process of its own: if a library crashes or spins, only that one ends."""
+"""A process of its own for work on a stranger's bytes, seen from the one that asks it."""
 
 from __future__ import annotations
 
 import contextlib
-import faulthandler
-import gc
 import json
 import math
 import os
-import resource
 import select
 import signal
+import socket
 import time
-import traceback
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 from resmem_cli import errors
 from resmem_cli.errors import DataError, ResmemError, ResourceError
-from resmem_cli.lack_of_memory import is_lack_of_memory, is_there_room
+from resmem_cli.isolation.serving import FIELDS, LENGTH, SIGNALS, Answers, serve
+from resmem_cli.lack_of_memory import is_there_room
 
 _WALL_SECONDS = 300  # a slow disk is no attack
 _MOST_HEAD = 1 << 26  # bytes
-_LENGTH = 8  # bytes of the length of a head
 _DYING_SECONDS = 2.0
-_FIELDS = ("problem", "file", "field", "expected", "found", "remedy")
-_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
-Answers = Callable[[Any], tuple[Any, bytes | memoryview]]
-"""Answers a question, which is a JSON value, with a JSON value and with bytes."""
+_running: weakref.WeakSet[Isolated] = weakref.WeakSet()
+
+
+class CrashError(DataError):
+    """A library crashed on what it read."""
+
+
+def end_all() -> None:
+    """End all processes that this one has made, before it ends itself."""
+    for process in list(_running):
+        process.close()
 
 
 class Isolated:
@@ -44,7 +49,8 @@ class Isolated:
     Parameters
     ----------
     make : callable
-        Called in the process of its own; gives what answers there.
+        Called in the process of its own; gives what answers there. It is given a function that receives
+        what `hand_over` sends.
     file : pathlib.Path, optional
         What it is all about, for errors.
     keep : sequence of int, optional
@@ -59,7 +65,7 @@ class Isolated:
 
     def __init__(
         self,
-        make: Callable[[], Answers],
+        make: Callable[[Callable[[], int]], Answers],
         *,
         file: Path | None = None,
         keep: Sequence[int] | None = (),
@@ -71,24 +77,47 @@ class Isolated:
         self._seconds, self._memory = math.ceil(seconds), memory
         there, self._questions = os.pipe()
         self._replies, back = os.pipe()
+        self._files, files_there = socket.socketpair()
+        self._owner = os.getpid()
         try:
             with lock or nullcontext(), _signals_held():
                 self._process = _fork()
                 if self._process == 0:
-                    _serve(make, there, back, keep, seconds=self._seconds, memory=memory)
+                    serve(make, there, back, files_there, keep, seconds=self._seconds, memory=memory)
+            _running.add(self)
         except OSError as error:
             self._process = 0
             raise ResourceError(f"no process to read it in: {error}", file=file) from error
         finally:
             os.close(there)
             os.close(back)
+            files_there.close()
 
-    def ask(self, question: Any, *, into: memoryview | None = None, at_most: int = 0) -> tuple[Any, bytes]:
+    @property
+    def is_own(self) -> bool:
+        """Whether it runs and was made by this process, and not by one that this was forked from."""
+        return bool(self._process) and self._owner == os.getpid()
+
+    def hand_over(self, descriptor: int) -> None:
+        """Send an open file, to be received there."""
+        with contextlib.suppress(OSError):  # one that has ended is met by the next question
+            socket.send_fds(self._files, [b"."], [descriptor])
+
+    def ask(
+        self,
+        question: Any,
+        *,
+        file: Path | None = None,
+        into: memoryview | None = None,
+        at_most: int = 0,
+    ) -> tuple[Any, bytes]:
         """Ask, and wait for the answer.
 
         Parameters
         ----------
         question : JSON value
+        file : pathlib.Path, optional
+            What it is about, for errors, if it is not about what all of them are.
         into : memoryview, optional
             What the answer's bytes have to fill.
         at_most : int
@@ -104,28 +133,31 @@ class Isolated:
         ------
         ResmemError
             Whatever was raised there, with the file's name.
+        CrashError
+            If the process crashed.
         DataError
-            If the process crashed, took too long, or gave what can be no answer.
+            If it took too long, or gave what can be no answer.
         ResourceError
             If it had not enough memory.
         """
+        file = file or self._file
         try:
             os.write(self._questions, json.dumps(question).encode() + b"\n")
-            head = json.loads(self._read(int.from_bytes(self._read(_LENGTH), "little"), at_most=_MOST_HEAD))
-            error = self._rebuilt(head["error"]) if "error" in head else None
+            head = json.loads(self._read(int.from_bytes(self._read(LENGTH), "little"), at_most=_MOST_HEAD))
+            error = self._rebuilt(head["error"], file) if "error" in head else None
             if error is None and into is None:
                 return head["value"], self._read(head["size"], at_most=at_most)
             if error is None and into is not None and head["size"] == into.nbytes:
                 self._fill(into.cast("B"))
                 return head["value"], b""
         except (OSError, ValueError, EOFError, KeyError, TypeError) as failure:
-            raise self._failed() from failure
-        raise error or self._failed()
+            raise self._failed(file) from failure
+        raise error or self._failed(file)
 
     def close(self) -> None:
         """End the process."""
         if self._process:
-            self._reap(signal.SIGKILL)
+            self._end(signal.SIGKILL)
 
     def __enter__(self) -> Self:
         return self
@@ -135,7 +167,7 @@ class Isolated:
     ) -> None:
         self.close()
 
-    def _read(self, size: int, *, at_most: int = _LENGTH) -> bytes:
+    def _read(self, size: int, *, at_most: int = LENGTH) -> bytes:
         if not 0 <= size <= at_most:
             raise ValueError(f"{size} bytes")
         content = bytearray(size)
@@ -152,42 +184,43 @@ class Isolated:
                 raise EOFError
             place += n
 
-    def _rebuilt(self, described: dict[str, Any]) -> Exception:
+    def _rebuilt(self, described: dict[str, Any], file: Path | None) -> Exception:
         """Make the error again that was raised in the process."""
         kind = getattr(errors, str(described["kind"]), None)
         if isinstance(kind, type) and issubclass(kind, ResmemError):
-            fields = {name: described[name] for name in _FIELDS} | {"file": self._file}
+            fields = {name: described[name] for name in FIELDS} | {"file": file}
             return kind(fields.pop("problem"), **fields)
         if described["kind"] == "MemoryError":
-            return self._too_little_memory()
+            return self._too_little_memory(file)
         return RuntimeError(described["problem"])
 
-    def _too_little_memory(self) -> ResourceError:
+    def _too_little_memory(self, file: Path | None) -> ResourceError:
         problem = "not enough memory to read it"
         if not is_there_room():
-            return ResourceError(problem, file=self._file, remedy="use a machine with more")
+            return ResourceError(problem, file=file, remedy="use a machine with more")
         most = f"less than {self._memory >> 20:,} MiB"
-        return ResourceError(problem, file=self._file, expected=most, remedy="store it in smaller chunks")
+        return ResourceError(problem, file=file, expected=most, remedy="store it in smaller chunks")
 
-    def _failed(self) -> ResmemError:
+    def _failed(self, file: Path | None) -> ResmemError:
         """Say why there is no answer."""
-        status = self._reap(0)
+        status = self._end(0)
         if not is_there_room():
-            return self._too_little_memory()
-        how = "gives nonsense"
+            return self._too_little_memory(file)
+        kind, how = DataError, "gives nonsense"
         if status == -signal.SIGXCPU:
             how = f"takes more than {self._seconds} s"
         elif status < 0 and status != -signal.SIGPIPE:
-            how = f"crashes ({signal.Signals(-status).name})"
-        return DataError(
-            f"damaged so that reading it {how}", file=self._file, remedy="copy or create it again"
-        )
+            kind, how = CrashError, f"crashes ({signal.Signals(-status).name})"
+        return kind(f"damaged so that reading it {how}", file=file, remedy="copy or create it again")
 
-    def _reap(self, number: int) -> int:
+    def _end(self, number: int) -> int:
         """Give the status of the process, which ends by a signal now, or if it does not end itself."""
         process, self._process = self._process, 0
         os.close(self._questions)
         os.close(self._replies)
+        self._files.close()
+        if self._owner != os.getpid():
+            return 0
         deadline = time.monotonic() + _DYING_SECONDS
         while number == 0 and time.monotonic() < deadline:
             ended, status = os.waitpid(process, os.WNOHANG)
@@ -202,7 +235,7 @@ class Isolated:
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
     """Keep signals waiting, so that none meets the new process while it still has this one's handlers."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
@@ -214,90 +247,3 @@ def _fork() -> int:
         # From 3.12 on Python warns of threads, whose locks would stay closed; none is used there.
         warnings.filterwarnings("ignore", ".*use of fork", DeprecationWarning)
         return os.fork()
-
-
-def _serve(
-    make: Callable[[], Answers],
-    questions: int,
-    replies: int,
-    keep: Sequence[int] | None,
-    *,
-    seconds: int,
-    memory: int,
-) -> NoReturn:
-    """Answer until there are no more questions; this is the process of its own."""
-    try:
-        gc.disable()  # what it has in common with the other process is the other's to finalize
-        for number in (*_SIGNALS, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_DFL)
-        _close_streams()
-        if keep is not None:
-            _close_all_but({questions, replies, *keep})
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        _limit(memory)
-        answers: Answers | None = None
-        with os.fdopen(questions, "rb") as stream:
-            for line in stream:
-                _limit_time(seconds)
-                try:
-                    answers = answers or make()
-                    value, content = answers(json.loads(line))
-                    _reply(replies, {"value": value, "size": memoryview(content).nbytes}, content)
-                except Exception as error:
-                    _reply(replies, {"error": _described(error)}, b"")
-    finally:
-        os._exit(0)
-
-
-def _close_streams() -> None:
-    """Let what libraries print, such as when they abort, go nowhere."""
-    faulthandler.disable()
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for number in range(3):
-        os.dup2(nothing, number)
-
-
-def _close_all_but(keep: set[int]) -> None:
-    """Close what belongs to the other process, such as its pipes and its locks."""
-    first = 3
-    for number in sorted(keep):
-        os.closerange(first, number)
-        first = number + 1
-    os.closerange(first, max(first, resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
-
-
-def _limit(memory: int) -> None:
-    for number, most in ((resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
-        resource.setrlimit(number, (most, most))
-    with contextlib.suppress(OSError, ValueError):
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        most = pages * resource.getpagesize() + memory
-        before = resource.getrlimit(resource.RLIMIT_AS)[0]
-        most = most if before == resource.RLIM_INFINITY else min(most, before)
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
-
-
-def _limit_time(seconds: int) -> None:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    most = int(used.ru_utime + used.ru_stime) + 1 + seconds
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_CPU, (most, hard))
-
-
-def _reply(replies: int, head: dict[str, Any], content: bytes | memoryview) -> None:
-    text = json.dumps(head).encode()
-    for part in (len(text).to_bytes(_LENGTH, "little"), text, content):
-        view = memoryview(part).cast("B")
-        while view:
-            view = view[os.write(replies, view) :]
-
-
-def _described(error: Exception) -> dict[str, Any]:
-    if is_lack_of_memory(error):
-        return {"kind": "MemoryError"}
-    if isinstance(error, ResmemError):
-        values = {name: getattr(error, name) for name in _FIELDS}
-        told = {name: value if value is None else str(value) for name, value in values.items()}
-        return {"kind": type(error).__name__, **told}
-    return {"kind": "bug", "problem": "".join(traceback.format_exception(error))}
