@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resmem_cli.errors import DataError, UsageError
-from resmem_cli.exponential import log
+from resmem_cli.exponential import exp, log
 from resmem_cli.residuals import check_labels, softmax
 from resmem_cli.settings import Softening
 from resmem_cli.threads import for_each_block
@@ -260,7 +260,8 @@ def _fit(scores: NDArray[Any], labels: NDArray[Any], weights: NDArray[Any] | Non
             part = _below_largest(scores[block])
             part /= temperature
             own = part[np.arange(len(part)), labels[block]]
-            losses[block] = np.log(np.exp(part, out=part).sum(axis=1)) - own
+            exp(part)
+            losses[block] = log(part.sum(axis=1)) - own
 
         for_each_block(lose, _blocks(scores))
         # Added up over all rows at once, so that the blocks change nothing.

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from resmem_cli.calibration import FLOOR
 from resmem_cli.errors import DataError, UsageError
+from resmem_cli.exponential import log
 from resmem_cli.metrics import compare
 from resmem_cli.residuals import check_labels
 from resmem_cli.threads import for_each_block
@@ -184,7 +185,7 @@ def summarize(outcomes: Outcomes, labels: NDArray[Any]) -> Quality:
     return Quality(
         accuracy=float(right.mean()),
         top5_accuracy=float(np.mean(outcomes.label_rank < 5)),
-        nll=float(-np.log(np.maximum(own, FLOOR)).mean()),
+        nll=float(-log(np.maximum(own, FLOOR)).mean()),
         brier=float((outcomes.squares - 2 * own + 1).mean()),
         ece=sum(b.n * abs(b.confidence - b.accuracy) for b in bins) / len(right),
         reliability=bins,

@@ -360,6 +360,11 @@ def test_outputs_without_a_name_are_derived_from_the_input(
         assert (tmp_path / name).is_file()
 
 
+def test_a_split_that_can_be_no_part_of_a_name_is_refused(pipeline: Pipeline, resmem: Resmem) -> None:
+    done = resmem("import", pipeline.arrays, "--split", "a/b")
+    assert_refused(done, 2, "--output", "found a/b", "name the file with -o")
+
+
 # --- the same bytes
 
 

@@ -167,11 +167,21 @@ def output_path(output: Path | None, kind: str, source: Path, *, split: str | No
     ------
     MissingInputError
         If the input has no name to derive one from.
+    UsageError
+        If the split can be no part of a name.
     """
     if output is None:
         stem = source.name.removesuffix(source.suffix).removesuffix(".embeddings")
         if not source.name:
             raise MissingInputError("not a file", file=source or ".")
         parts = [stem, *([split] if split else []), kind, "h5"]
-        output = source.with_name(".".join(parts))
+        try:
+            output = source.with_name(".".join(parts))
+        except ValueError as error:  # a split with a slash, which a key may have
+            raise UsageError(
+                "no name for the output can be made of the split",
+                field="--output",
+                found=split,
+                remedy="name the file with -o",
+            ) from error
     return output
