@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import math
 import os
 import platform
-import re
 import subprocess
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 _PROPERTY = "reliability"
 _PACKAGES = ("resmem-cli", "h5py", "faiss-cpu", "numpy", "pyarrow", "torch")
+
+_HEAD = (
+    "| what was done | cases | failed | how the others ended | commit |",
+    "| --- | ---: | ---: | --- | --- |",
+)
 
 # In the order of the README's table.
 ROWS = {
@@ -116,10 +118,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: the long part of the reliability programme")
-    config.stash[_STARTED] = time.monotonic()
-
-
-_STARTED = pytest.StashKey[float]()
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -137,42 +135,58 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
                 counts[row][outcome] += n
     if not reports:
         return
-    seconds = time.monotonic() - config.stash[_STARTED]
     table = _table(counts)
     terminalreporter.section("reliability programme")
-    terminalreporter.write_line("\n".join(table))
+    terminalreporter.write_line("\n".join([*_HEAD, *table.values()]))
     if config.getoption("--publish"):
-        part = "long" if config.getoption("markexpr") == "long" else "quick"
-        _publish(part, [_conditions(seconds), "", *table])
+        _publish("long" if config.getoption("markexpr") == "long" else "quick", table)
 
 
-def _table(counts: dict[str, Counter[str]]) -> Sequence[str]:
-    lines = ["| what was done | cases | failed | how the others ended |", "| --- | ---: | ---: | --- |"]
+def _table(counts: dict[str, Counter[str]]) -> dict[str, str]:
+    """Make the lines of the table by row, of those rows that were run."""
+    lines = {}
     for row, outcomes in counts.items():
         if outcomes:
             ended = ", ".join(f"{n:,} {what}" for what, n in outcomes.most_common() if what != "failed")
-            lines.append(f"| {ROWS[row]} | {outcomes.total():,} | {outcomes['failed']:,} | {ended} |")
+            cells = (ROWS[row], f"{outcomes.total():,}", f"{outcomes['failed']:,}", ended, _commit())
+            lines[row] = f"| {' | '.join(cells)} |"
     return lines
 
 
-def _conditions(seconds: float) -> str:
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+def _commit() -> str:
+    told = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--exclude=*"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
+    return told.stdout.strip() or "unknown"
+
+
+def _conditions() -> str:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
     import h5py
 
     return (
-        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, commit {commit.stdout.strip() or 'unknown'}, "
-        f"{math.ceil(seconds / 60)} minutes on {os.cpu_count()} cores; Python {platform.python_version()}, "
-        f"{versions}, HDF5 {h5py.version.hdf5_version}."
+        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {os.cpu_count()} cores; "
+        f"Python {platform.python_version()}, {versions}, HDF5 {h5py.version.hdf5_version}."
     )
 
 
-def _publish(part: str, lines: Sequence[str]) -> None:
+def _publish(part: str, lines: dict[str, str]) -> None:
+    """Write the lines into the README, in the place of those of the same rows; others stay."""
     readme = ROOT / "README.md"
     begin, end = f"<!-- reliability programme: {part} -->\n", "\n<!-- end -->"
-    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    text, n = pattern.subn(lambda _: begin + "\n".join(lines) + end, readme.read_text())
-    assert n == 1, f"README.md has {n} places for the {part} part"
-    readme.write_text(text)
+    text = readme.read_text()
+    before, rest = text.split(begin)
+    old, after = rest.split(end, 1)
+    stays = {
+        row: line
+        for row, title in ROWS.items()
+        for line in old.splitlines()
+        if line.startswith(f"| {title} |")
+    }
+    rows = stays | lines
+    table = [*_HEAD, *(rows[row] for row in ROWS if row in rows)]
+    readme.write_text(before + begin + "\n".join([_conditions(), "", *table]) + end + after)

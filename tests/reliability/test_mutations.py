@@ -99,7 +99,7 @@ def test_every_format_and_kind_of_index_is_among_the_artifacts(small: Workload) 
     assert {f"index-{kind}.h5" for kind in KINDS} <= set(ARTIFACTS)
 
 
-@seeds(quick=400, long=10_000, together=50)
+@seeds(quick=400, long=8500, together=50)
 def test_a_mutated_artifact_is_refused_or_read_as_it_was(
     seeds: range, damaged: Damaged, tally: Tally
 ) -> None:
