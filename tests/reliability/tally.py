@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
 import os
 import platform
@@ -153,15 +154,13 @@ def _table(counts: dict[str, Counter[str]]) -> dict[str, str]:
     return lines
 
 
+@functools.cache
 def _commit() -> str:
-    told = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude=*"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return told.stdout.strip() or "unknown"
+    """Name the commit, and say if more than the README has changed since."""
+    git = functools.partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, check=False)
+    name = git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip() or "unknown"
+    changed = git(["git", "diff", "--quiet", "HEAD", "--", ".", ":!README.md"]).returncode
+    return f"{name}, changed" if changed else name
 
 
 def _conditions() -> str:
