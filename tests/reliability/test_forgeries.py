@@ -1,6 +1,9 @@
 """Artifacts by someone who knows how they are made: any value changed, and every digest made to hold.
 
 What they say is then what there is, so that another answer is no failure; a crash, a hang or a traceback is.
+
+Seen to fail: with values not held below what they count, a list of lists ended with "status 1", "ValueError:
+'list' argument must have no negative elements".
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 They carry no digests, so that a changed value is read as that value; what may not happen is a crash, a
 hang, a traceback, or memory taken for what a header claims.
+
+Seen to fail: with the errors of zip files and headers let through, 16 of the first 50 ended with "status 1",
+such as "ValueError: Cannot parse header".
 """
 
 from __future__ import annotations
