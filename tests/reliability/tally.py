@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -119,6 +120,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: the long part of the reliability programme")
+    config.stash[_STARTED] = time.monotonic()
+
+
+_STARTED = pytest.StashKey[float]()
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -140,7 +145,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.section("reliability programme")
     terminalreporter.write_line("\n".join([*_HEAD, *table.values()]))
     if config.getoption("--publish"):
-        _publish("long" if config.getoption("markexpr") == "long" else "quick", table)
+        # How long it took says something of a whole run only.
+        seconds = time.monotonic() - config.stash[_STARTED] if set(table) == set(ROWS) else None
+        part = "long" if config.getoption("markexpr") == "long" else "quick"
+        _publish(part, _conditions(seconds), table)
 
 
 def _table(counts: dict[str, Counter[str]]) -> dict[str, str]:
@@ -163,17 +171,18 @@ def _commit() -> str:
     return f"{name}, changed" if changed else name
 
 
-def _conditions() -> str:
+def _conditions(seconds: float | None) -> str:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
     import h5py
 
     return (
-        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {os.cpu_count()} cores; "
+        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {os.cpu_count()} cores"
+        f"{'' if seconds is None else f', {seconds:.0f} s in all'}; "
         f"Python {platform.python_version()}, {versions}, HDF5 {h5py.version.hdf5_version}."
     )
 
 
-def _publish(part: str, lines: dict[str, str]) -> None:
+def _publish(part: str, conditions: str, lines: dict[str, str]) -> None:
     """Write the lines into the README, in the place of those of the same rows; others stay."""
     readme = ROOT / "README.md"
     begin, end = f"<!-- reliability programme: {part} -->\n", "\n<!-- end -->"
@@ -188,4 +197,4 @@ def _publish(part: str, lines: dict[str, str]) -> None:
     }
     rows = stays | lines
     table = [*_HEAD, *(rows[row] for row in ROWS if row in rows)]
-    readme.write_text(before + begin + "\n".join([_conditions(), "", *table]) + end + after)
+    readme.write_text(before + begin + "\n".join([conditions, "", *table]) + end + after)

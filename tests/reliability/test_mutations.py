@@ -1,8 +1,8 @@
 """Artifacts whose bytes have changed: refused in one line, or answered as if they had not.
 
-Seen to fail: with digests of blocks not compared, 3 of the first 50 gave "another answer: status 0". While HDF5
-still read every file in the command's own process, the fifteenth with checksums that hold ended with "status
--11"; with that tried again later, 22 of 50 failed, of which "damaged group: Link iteration failed" is one.
+Seen to fail: with digests of blocks not compared, 3 of the first 50 gave "another answer: status 0". While
+HDF5 still read every file in the command's own process, the fifteenth with checksums that hold ended with
+"status -11"; with that tried again later, 22 of 50 failed, such as by "damaged group: Link iteration failed".
 """
 
 from __future__ import annotations
