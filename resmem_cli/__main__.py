@@ -10,6 +10,8 @@ def main() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # Until the command line listens to signals, a traceback through imports would tell nothing.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Where its children were ignored, as by some supervisors, it could not wait for its own.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     from resmem_cli.cli.failures import run_and_exit
     from resmem_cli.cli.limited import go_on_where_a_crash_is_told
 

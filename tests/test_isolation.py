@@ -182,3 +182,49 @@ def test_a_fork_of_the_other_process_does_not_end_it() -> None:
             os._exit(0)
         os.waitpid(child, 0)
         assert process.ask(1, at_most=100) == ({"asked": 1}, b"content")
+
+
+def test_an_answer_that_was_not_waited_for_is_not_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(BaseException):
+        pass
+
+    def interrupt(size: int) -> bytearray:
+        raise Interrupted
+
+    with isolated() as process:
+        monkeypatch.setattr("resmem_cli.isolation.process.bytearray", interrupt, raising=False)
+        with pytest.raises(Interrupted):
+            process.ask(1, at_most=100)
+        monkeypatch.undo()
+        assert not process.is_own
+
+
+def test_descriptors_beyond_those_of_select_are_no_damage() -> None:
+    code = """
+import os, resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (2000, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1200)]
+from test_isolation import isolated
+with isolated() as process:
+    assert process.ask(1, at_most=100) == ({"asked": 1}, b"content")
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+def test_children_that_are_waited_for_by_no_one_are_no_error() -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with isolated() as process:
+            assert process.ask(1, at_most=100) == ({"asked": 1}, b"content")
+        with isolated() as process, pytest.raises(DataError, match="gives nonsense"):
+            process.ask("crash")
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_one_that_was_killed_had_too_little_memory() -> None:
+    with isolated() as process:
+        os.kill(process.ask("pid")[0], signal.SIGKILL)
+        with pytest.raises(ResourceError, match=r"a\.h5: not enough memory"):
+            process.ask(1)

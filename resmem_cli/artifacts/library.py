@@ -13,7 +13,7 @@ from typing import Any
 from h5py._objects import phil
 
 from resmem_cli.artifacts.answers import Hdf5Answers
-from resmem_cli.errors import ResmemError
+from resmem_cli.errors import ResmemError, naming_file
 from resmem_cli.isolation.process import CrashError, Isolated
 
 # A process that is kept holds on to the memory that this one had when it was made.
@@ -46,10 +46,11 @@ class LibraryFile:
         """Ask about the file; see `Hdf5Answers` for the questions and `Isolated.ask` for the rest."""
         with _lock:
             while True:
-                process = _running()
+                with naming_file(self._path):
+                    process = _process()
                 alone = not process.files - {self._number}
                 try:
-                    process.show(self._number, self._descriptor)
+                    process.show(self._number, self._descriptor, self._path)
                     return process.isolated.ask({**question, "file": self._number}, file=self._path, **how)
                 except CrashError:
                     _end()
@@ -62,7 +63,7 @@ class LibraryFile:
     def close(self) -> None:
         """Have the library forget the file."""
         with _lock:
-            if _current is None or self._number not in _current.files:
+            if _current is None or not _current.isolated.is_own or self._number not in _current.files:
                 return
             try:
                 _current.hide(self._number)
@@ -79,10 +80,10 @@ class _Process:
         self.isolated = Isolated(_Files, lock=phil)
         self.files: set[int] = set()
 
-    def show(self, number: int, descriptor: int) -> None:
+    def show(self, number: int, descriptor: int, path: Path) -> None:
         if number not in self.files:
-            self.isolated.hand_over(descriptor)
-            self.isolated.ask({"ask": "open", "file": number})
+            self.isolated.hand_over(descriptor, file=path)
+            self.isolated.ask({"ask": "open", "file": number}, file=path)
             self.files.add(number)
 
     def hide(self, number: int) -> None:
@@ -112,8 +113,8 @@ class _Files:
         return None, b""
 
 
-def _running() -> _Process:
-    """Give the process, a new one if there is none, or only that of a process this one was forked from."""
+def _process() -> _Process:
+    """Give the process, a new one if there is none that runs."""
     global _current
     if _current is None or not _current.isolated.is_own:
         _current = _Process()
@@ -125,6 +126,16 @@ def _end() -> None:
     if _current is not None:
         _current.isolated.close()
     _current = None
+
+
+def _forget_after_fork() -> None:
+    """Leave process and lock to the process that this one was forked from."""
+    global _lock
+    _lock = threading.RLock()
+    _end()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
 
 
 def _resident_bytes() -> int:

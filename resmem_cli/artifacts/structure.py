@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -62,6 +63,7 @@ class Hdf5File:
         require_file(path)
         self.path = path
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._close = weakref.finalize(self, os.close, self.descriptor)
         self.n_bytes = os.fstat(self.descriptor).st_size
         self._answers = Hdf5Answers(Path(f"/dev/fd/{self.descriptor}")) if trusted else None
         self._library = LibraryFile(path, self.descriptor)
@@ -85,11 +87,14 @@ class Hdf5File:
         """Find every dataset of numbers or fixed-length strings; see `hdf5.readable_datasets`."""
         told, places = self._ask({"ask": "datasets", "filters": sorted(filters)}, at_most=_MOST_PLACES)
         found, first = {}, 0
-        for one in told:
-            last = first + int(one["n_chunks"]) * _PLACE.itemsize
-            dataset = StoredDataset(self, one, places[first:last])
-            found[dataset.name] = dataset
-            first = last
+        try:
+            for one in told:
+                last = first + int(one["n_chunks"]) * _PLACE.itemsize
+                dataset = StoredDataset(self, one, places[first:last])
+                found[dataset.name] = dataset
+                first = last
+        except (TypeError, ValueError, KeyError, OverflowError) as error:
+            raise DataError(f"damaged HDF5 file: {error}", file=self.path, remedy=DAMAGED) from error
         return found
 
     def read_through(self, dataset: StoredDataset, start: int, stop: int) -> NDArray[Any]:
@@ -145,9 +150,8 @@ class Hdf5File:
     def close(self) -> None:
         """Close the file."""
         self.close_library()
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
+        self._close()
+        self.descriptor = -1
 
     def __enter__(self) -> Self:
         return self

@@ -324,14 +324,25 @@ def new_file(target: Path, *, reads: Iterable[Path] = (), clobber: bool = True) 
 def new_files(
     contents: Mapping[Path, bytes], *, reads: Iterable[Path] = (), clobber: bool = True
 ) -> Iterator[None]:
-    """Write several files, which get their names together: when the context is left, or never.
+    """Write several files, which get their names one after another when the context is left, or none does.
 
-    What is written in the context is in its place before them; parameters and errors are those of `new_file`.
+    All are whole and synced before the context begins, so that only a renaming can fail after it. What is
+    written in the context is in its place before them; parameters and errors are those of `new_file`.
     """
-    with contextlib.ExitStack() as stack:
+    waiting: list[TemporaryFile] = []
+    try:
         for path, content in contents.items():
-            stream = stack.enter_context(new_file(path, reads=reads, clobber=clobber))
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+            refuse_input(path, reads)
+            waiting.append(TemporaryFile(path, clobber=clobber))
+            try:
+                waiting[-1].path.write_bytes(content)
+            except OSError as error:
+                raise output_error(path, error) from error
+            waiting[-1].sync()
         yield
+        while waiting:
+            waiting.pop(0).commit()
+    except BaseException:
+        for temporary in waiting:
+            temporary.discard()
+        raise

@@ -34,7 +34,7 @@ def run_and_exit(command: Callable[[], int | None]) -> NoReturn:
     command : callable
         Gives an exit status, or None for 0.
     """
-    _open_missing_streams()
+    open_missing_streams()
     _listen()
     keep_freed_memory(1 << 30)
     if not sys.warnoptions:
@@ -62,8 +62,7 @@ def end(status: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    if isolation := sys.modules.get("resmem_cli.isolation.process"):
-        isolation.end_all()
+    _end_other_processes()
     for do in _at_leaving:
         do()
     os._exit(status)
@@ -80,7 +79,7 @@ def keep_freed_memory(most: int) -> None:
             set_option(option, most)
 
 
-def _open_missing_streams() -> None:
+def open_missing_streams() -> None:
     """Give a process started with closed streams something to write to.
 
     A file opened later would get the number of the missing stream, and then the messages of others.
@@ -134,7 +133,14 @@ def is_ignored(number: int) -> bool:
 def _receive(number: int, frame: FrameType | None) -> NoReturn:
     # An exception raised here would be lost where Python ignores exceptions, as in a finalizer.
     discard_unfinished()
+    _end_other_processes()
     die_of(signal.Signals(number))
+
+
+def _end_other_processes() -> None:
+    if isolation := sys.modules.get("resmem_cli.isolation.process"):
+        with contextlib.suppress(OSError):
+            isolation.end_all()
 
 
 def _as_resmem_error(error: BaseException) -> ResmemError | None:

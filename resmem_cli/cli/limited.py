@@ -17,7 +17,15 @@ from types import FrameType
 from typing import NoReturn
 
 from resmem_cli.artifacts.temporary import discard_of_crashed, keep_ledger
-from resmem_cli.cli.failures import SIGNALS, at_leaving, die_of, end, is_ignored, tell
+from resmem_cli.cli.failures import (
+    SIGNALS,
+    at_leaving,
+    die_of,
+    end,
+    is_ignored,
+    open_missing_streams,
+    tell,
+)
 from resmem_cli.errors import ResourceError
 
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
@@ -30,6 +38,7 @@ _ROOM, _THREAD_ROOM = 112 << 20, 48 << 20
 
 def go_on_where_a_crash_is_told() -> None:
     """If the address space is limited, return in a child process; this one waits, and ends as that does."""
+    open_missing_streams()
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if sys.platform != "linux" or limit == resource.RLIM_INFINITY:
         return

@@ -11,9 +11,10 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from resmem_cli.errors import DataError, ResmemError, UsageError
+from resmem_cli.errors import DataError, ResmemError, ResourceError, UsageError
 from resmem_cli.indexes.one_thread import one_faiss_thread
 from resmem_cli.isolation.process import Isolated
+from resmem_cli.lack_of_memory import is_there_room
 from resmem_cli.rows import ArrayInMemory, RandomRows
 
 _CRASHING = re.compile(r"(HNSW|NSG)[01](?!\d)")  # faiss 1.15.1 divides by the logarithm of the links
@@ -142,6 +143,8 @@ def try_engine(stored: RandomRows, *, n: int, d: int) -> None:
         try:
             trial.ask(None)
         except ResmemError as error:
+            if isinstance(error, ResourceError) and not is_there_room():
+                raise
             raise _damaged(error.problem, expected=error.expected, found=error.found) from error
 
 

@@ -44,7 +44,8 @@ class Isolated:
     """A process that answers questions about a file, and can do nothing else.
 
     It is a fork of this one, so that it starts in milliseconds with all libraries loaded. It has limits of
-    processor time and memory, writes to no file, and ends with this object or with this process.
+    processor time and memory, can make no file longer, and ends with this object, or when it has answered
+    and this process has ended.
 
     Parameters
     ----------
@@ -54,7 +55,7 @@ class Isolated:
     file : pathlib.Path, optional
         What it is all about, for errors.
     keep : sequence of int, optional
-        The open descriptors that it may use; None for all, where it ends soon.
+        The open descriptors that it may use; None for all from which one can only read.
     lock : context manager, optional
         Held while the process is made, so that it finds the library it needs at rest.
     seconds : float
@@ -75,33 +76,41 @@ class Isolated:
     ) -> None:
         self._file = file
         self._seconds, self._memory = math.ceil(seconds), memory
-        there, self._questions = os.pipe()
-        self._replies, back = os.pipe()
-        self._files, files_there = socket.socketpair()
-        self._owner = os.getpid()
-        try:
-            with lock or nullcontext(), _signals_held():
-                self._process = _fork()
-                if self._process == 0:
-                    serve(make, there, back, files_there, keep, seconds=self._seconds, memory=memory)
-            _running.add(self)
-        except OSError as error:
-            self._process = 0
-            raise ResourceError(f"no process to read it in: {error}", file=file) from error
-        finally:
-            os.close(there)
-            os.close(back)
-            files_there.close()
+        self._wall_seconds = max(_WALL_SECONDS, 2 * self._seconds)
+        self._owner, self._process = os.getpid(), 0
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+            try:
+                there, self._questions = os.pipe()
+                theirs.callback(os.close, there)
+                ours.callback(os.close, self._questions)
+                self._replies, back = os.pipe()
+                theirs.callback(os.close, back)
+                ours.callback(os.close, self._replies)
+                self._files, files_there = socket.socketpair()
+                theirs.callback(files_there.close)
+                ours.callback(self._files.close)
+                with lock or nullcontext(), _signals_held():
+                    self._process = _fork()
+                    if self._process == 0:
+                        serve(make, there, back, files_there, keep, seconds=self._seconds, memory=memory)
+            except OSError as error:
+                raise ResourceError(f"no process to read it in: {error}", file=file) from error
+            finally:
+                if self._process:
+                    ours.pop_all()  # closed with the process
+                    _running.add(self)
 
     @property
     def is_own(self) -> bool:
         """Whether it runs and was made by this process, and not by one that this was forked from."""
         return bool(self._process) and self._owner == os.getpid()
 
-    def hand_over(self, descriptor: int) -> None:
-        """Send an open file, to be received there."""
-        with contextlib.suppress(OSError):  # one that has ended is met by the next question
+    def hand_over(self, descriptor: int, *, file: Path | None = None) -> None:
+        """Send an open file, to be received there; raises as `ask`."""
+        try:
             socket.send_fds(self._files, [b"."], [descriptor])
+        except OSError as failure:
+            raise self._failed(file or self._file, failure) from failure
 
     def ask(
         self,
@@ -138,21 +147,30 @@ class Isolated:
         DataError
             If it took too long, or gave what can be no answer.
         ResourceError
-            If it had not enough memory.
+            If it had not enough memory, or was killed.
         """
         file = file or self._file
+        answered = False
         try:
             os.write(self._questions, json.dumps(question).encode() + b"\n")
             head = json.loads(self._read(int.from_bytes(self._read(LENGTH), "little"), at_most=_MOST_HEAD))
             error = self._rebuilt(head["error"], file) if "error" in head else None
+            content = b""
             if error is None and into is None:
-                return head["value"], self._read(head["size"], at_most=at_most)
-            if error is None and into is not None and head["size"] == into.nbytes:
+                content = self._read(head["size"], at_most=at_most)
+            elif error is None and into is not None:
+                if head["size"] != into.nbytes:
+                    raise ValueError(f"{head['size']} bytes")
                 self._fill(into.cast("B"))
-                return head["value"], b""
+            answered = True
         except (OSError, ValueError, EOFError, KeyError, TypeError) as failure:
-            raise self._failed(file) from failure
-        raise error or self._failed(file)
+            raise self._failed(file, failure) from failure
+        finally:
+            if not answered:
+                self.close()  # what was left of the answer would be taken for the next one
+        if error is not None:
+            raise error
+        return head["value"], content
 
     def close(self) -> None:
         """End the process."""
@@ -176,8 +194,10 @@ class Isolated:
 
     def _fill(self, view: memoryview) -> None:
         place = 0
+        waiting = select.poll()
+        waiting.register(self._replies, select.POLLIN)
         while place < view.nbytes:
-            if not select.select([self._replies], [], [], _WALL_SECONDS)[0]:
+            if not waiting.poll(1000 * self._wall_seconds):
                 raise TimeoutError
             n = os.readv(self._replies, [view[place:]])
             if not n:
@@ -199,37 +219,50 @@ class Isolated:
         if not is_there_room():
             return ResourceError(problem, file=file, remedy="use a machine with more")
         most = f"less than {self._memory >> 20:,} MiB"
-        return ResourceError(problem, file=file, expected=most, remedy="store it in smaller chunks")
+        return ResourceError(problem, file=file, expected=most, remedy="write it again in smaller pieces")
 
-    def _failed(self, file: Path | None) -> ResmemError:
+    def _failed(self, file: Path | None, failure: BaseException) -> ResmemError:
         """Say why there is no answer."""
         status = self._end(0)
-        if not is_there_room():
+        if not is_there_room() or status == -signal.SIGKILL:
             return self._too_little_memory(file)
         kind, how = DataError, "gives nonsense"
-        if status == -signal.SIGXCPU:
+        if isinstance(failure, TimeoutError):
+            how = f"takes more than {self._wall_seconds} s"
+        elif status == -signal.SIGXCPU:
             how = f"takes more than {self._seconds} s"
         elif status < 0 and status != -signal.SIGPIPE:
-            kind, how = CrashError, f"crashes ({signal.Signals(-status).name})"
+            kind, how = CrashError, f"crashes ({_name_of(-status)})"
         return kind(f"damaged so that reading it {how}", file=file, remedy="copy or create it again")
 
     def _end(self, number: int) -> int:
         """Give the status of the process, which ends by a signal now, or if it does not end itself."""
         process, self._process = self._process, 0
+        if not process:
+            return 0
         os.close(self._questions)
         os.close(self._replies)
         self._files.close()
         if self._owner != os.getpid():
             return 0
-        deadline = time.monotonic() + _DYING_SECONDS
-        while number == 0 and time.monotonic() < deadline:
-            ended, status = os.waitpid(process, os.WNOHANG)
-            if ended:
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(0.01)
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
+        # Where children are waited for by someone else, as with SIGCHLD ignored, there is no status.
+        with contextlib.suppress(ChildProcessError, ProcessLookupError):
+            deadline = time.monotonic() + _DYING_SECONDS
+            while number == 0 and time.monotonic() < deadline:
+                ended, status = os.waitpid(process, os.WNOHANG)
+                if ended:
+                    return os.waitstatus_to_exitcode(status)
+                time.sleep(0.01)
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
         return 0
+
+
+def _name_of(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 @contextlib.contextmanager

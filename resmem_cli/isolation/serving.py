@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import fcntl
 import gc
 import json
 import os
 import resource
 import signal
 import socket
+import stat
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,8 +49,10 @@ def serve(
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         _close_streams()
-        if keep is not None:
-            _close_all_but({questions, replies, files.fileno(), *keep})
+        own = {questions, replies, files.fileno()}
+        if keep is None:
+            keep = _read_only()
+        _close_all_but({*own, *keep})
         os.chdir("/")
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         _limit(memory)
@@ -78,6 +82,17 @@ def _close_streams() -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
         os.dup2(nothing, number)
+
+
+def _read_only() -> list[int]:
+    """List what is open for reading only: no lock is held by it, and no pipe kept from its end."""
+    found = []
+    for number in map(int, os.listdir("/dev/fd")):
+        with contextlib.suppress(OSError):
+            regular = stat.S_ISREG(os.fstat(number).st_mode)
+            if regular and fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+                found.append(number)
+    return found
 
 
 def _close_all_but(keep: set[int]) -> None:
