@@ -6,9 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
+
+from resmem_cli.cli import failures
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux only")
 
@@ -86,3 +89,8 @@ def test_a_signal_is_handed_on(tmp_path: Path) -> None:
     assert process.returncode == -signal.SIGTERM
     assert not os.path.exists(f"/proc/{child}")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_while_its_module_is_imported_is_as_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "resmem_cli.isolation.process", types.ModuleType("half imported"))
+    failures._end_other_processes()

@@ -138,9 +138,11 @@ def _receive(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _end_other_processes() -> None:
-    if isolation := sys.modules.get("resmem_cli.isolation.process"):
-        with contextlib.suppress(OSError):
-            isolation.end_all()
+    # A signal can come while the module is imported, or while it notes a process.
+    end_all = getattr(sys.modules.get("resmem_cli.isolation.process"), "end_all", None)
+    if end_all is not None:
+        with contextlib.suppress(Exception):
+            end_all()
 
 
 def _as_resmem_error(error: BaseException) -> ResmemError | None:
