@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -28,6 +29,9 @@ NEEDS = {
 }
 MISSING = [package for package in NEEDS if importlib.util.find_spec(package) is None]
 pytest_plugins = ("reliability.tally",)
+# No test fails on a time.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 collect_ignore_glob = [pattern for package in MISSING for pattern in NEEDS[package]]
 
 
