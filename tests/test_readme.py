@@ -171,7 +171,14 @@ def test_every_command_is_listed() -> None:
 
 
 # Cases that the long part has to have.
-LEAST = {"kills": 600, "full disk": 100, "memory": 60, "mutations": 8_500, "crafted": 1_500, "replacement": 500}
+LEAST = {
+    "kills": 600,
+    "full disk": 100,
+    "memory": 60,
+    "mutations": 8_500,
+    "crafted": 1_500,
+    "replacement": 500,
+}
 
 
 @pytest.mark.parametrize("part", ["quick", "long"])
