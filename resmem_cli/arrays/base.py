@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from resmem_cli.errors import DataError
 from resmem_cli.files import require_file
 from resmem_cli.registry import import_modules
+from resmem_cli.types import Closing
 
 MAX_AXES = 32
 
@@ -51,7 +51,7 @@ class ArrayInfo:
     dtype: str
 
 
-class ArrayFile(ABC):
+class ArrayFile(Closing, ABC):
     """An open file of named arrays. A file of one unnamed array gives it the key ``""``."""
 
     def __init__(self, path: Path) -> None:
@@ -72,14 +72,6 @@ class ArrayFile(ABC):
 
     def close(self) -> None:  # noqa: B027 - most formats have nothing to close
         """Release the file."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class ArrayRows:

@@ -12,8 +12,7 @@ import os
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from resmem_cli.artifacts.hdf5 import SHIPPED_FILTERS
 from resmem_cli.artifacts.library import LibraryFile
 from resmem_cli.errors import DataError
 from resmem_cli.files import require_file
+from resmem_cli.types import Closing
 
 DAMAGED = "create it again or restore a copy"
 """What to do about a file that is not what was written."""
@@ -36,7 +36,7 @@ _MOST_PLACES = 1 << 31  # bytes
 _SUPERBLOCK_BYTES, _END_OF_FILE = 48, 28
 
 
-class Hdf5File:
+class Hdf5File(Closing):
     """An open HDF5 file, which is read to the end as it was when it was opened, even if it is replaced.
 
     Parameters
@@ -152,14 +152,6 @@ class Hdf5File:
         self.close_library()
         self._close()
         self.descriptor = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class StoredDataset:

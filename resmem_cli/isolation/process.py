@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import math
@@ -15,19 +16,19 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from resmem_cli import errors
 from resmem_cli.errors import DataError, ResmemError, ResourceError
 from resmem_cli.isolation.serving import FIELDS, LENGTH, SIGNALS, Answers, serve
 from resmem_cli.lack_of_memory import is_there_room
+from resmem_cli.types import Closing
 
 _WALL_SECONDS = 300  # a slow disk is no attack
 _MOST_HEAD = 1 << 26  # bytes
 _DYING_SECONDS = 2.0
 
-_running: weakref.WeakSet[Isolated] = weakref.WeakSet()
+_alive: weakref.WeakSet[Isolated] = weakref.WeakSet()
 
 
 class CrashError(DataError):
@@ -36,11 +37,14 @@ class CrashError(DataError):
 
 def end_all() -> None:
     """End all processes that this one has made, before it ends itself."""
-    for process in list(_running):
+    for process in list(_alive):
         process.close()
 
 
-class Isolated:
+atexit.register(end_all)
+
+
+class Isolated(Closing):
     """A process that answers questions about a file, and can do nothing else.
 
     It is a fork of this one, so that it starts in milliseconds with all libraries loaded. It has limits of
@@ -98,7 +102,7 @@ class Isolated:
             finally:
                 if self._process:
                     ours.pop_all()  # closed with the process
-                    _running.add(self)
+                    _alive.add(self)
 
     @property
     def is_own(self) -> bool:
@@ -176,14 +180,6 @@ class Isolated:
         """End the process."""
         if self._process:
             self._end(signal.SIGKILL)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _read(self, size: int, *, at_most: int = LENGTH) -> bytes:
         if not 0 <= size <= at_most:
