@@ -50,6 +50,8 @@ def run(how: str, folder: Path) -> tuple[int, str]:
         ("os.abort()", "SIGABRT"),
         ("signal.signal(2, signal.SIG_DFL); signal.raise_signal(2)", "SIGINT"),
         ("os._exit(1)", "status 1"),
+        # As where there is no memory to tell that there is none.
+        ("from resmem_cli.cli import failures; failures._as_resmem_error = None; 1 / 0", "status 1"),
     ],
 )
 def test_a_crash_is_told_in_one_line_and_leaves_nothing(how: str, name: str, tmp_path: Path) -> None:

@@ -31,14 +31,15 @@ N_FIRST, N_ADDED, N_QUERIES = 240, 80, 50
 REMOVED = np.arange(3, 240, 12)
 KILLED_BETWEEN_RENAMES = """
 import os, signal, sys
-from resmem_cli.cli.main import main
+from resmem_cli.cli.failures import run_and_exit
+from resmem_cli.cli.main import run
 
 rename = os.replace
 def replace(*names):
     os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)
     rename(*names)
 os.replace = replace
-main()
+run_and_exit(run)
 """
 Arrays = dict[str, NDArray[Any]]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +17,10 @@ from resmem_cli.arrays.rows import input_rows, logit_rows, matrix_rows, probabil
 from resmem_cli.arrays.selection import EMBEDDING_ROLES, INPUT_ROLES, Located, Role
 from resmem_cli.errors import DataError, UsageError
 from resmem_cli.files import file_digest
-from resmem_cli.types import ArraySelection
+from resmem_cli.types import ArraySelection, Closing
 
 
-class LabelledArrays:
+class LabelledArrays(Closing):
     """What embeddings and inputs have in common. Closes its files when left as a context.
 
     Attributes
@@ -93,14 +92,6 @@ class LabelledArrays:
     def close(self) -> None:
         """Close the files; the row sources can't be read after that."""
         self._files.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class EmbeddingArrays(LabelledArrays):

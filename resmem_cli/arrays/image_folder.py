@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from resmem_cli.arrays.folder import FolderDigest, encoded_names, list_folder
 from resmem_cli.arrays.locate import NONE
 from resmem_cli.errors import DataError, MissingExtraError, UsageError
 from resmem_cli.files import file_digest
-from resmem_cli.types import ArraySelection, row_blocks
+from resmem_cli.types import ArraySelection, Closing, row_blocks
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,7 +43,7 @@ _PILLOW_ERRORS = (
 )
 
 
-class ImageFolder:
+class ImageFolder(Closing):
     """Images below ``ROOT/CLASS/``, in the order of their names. Left as a context, it ends its threads.
 
     Files and folders whose names begin with a dot are left out, as are links that lead out of the folder.
@@ -149,14 +149,6 @@ class ImageFolder:
     def close(self) -> None:
         """End the threads; images can't be read after that."""
         self._pool.shutdown(cancel_futures=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class ImageRows:

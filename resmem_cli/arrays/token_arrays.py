@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +15,14 @@ from resmem_cli.arrays.locate import NONE, OpenFiles, locate_arrays
 from resmem_cli.arrays.selection import TOKEN_ROLES, Located
 from resmem_cli.errors import DataError, UsageError
 from resmem_cli.files import file_digest
-from resmem_cli.types import ArraySelection, row_blocks
+from resmem_cli.types import ArraySelection, Closing, row_blocks
 
 _BUFFER_BYTES = 1 << 22
 
 Digests = tuple[tuple[str, str, str], ...]
 
 
-class TokenArrays:
+class TokenArrays(Closing):
     """Documents of tokens. Closes its files when left as a context.
 
     Attributes
@@ -92,14 +91,6 @@ class TokenArrays:
         """Close the files; tokens can't be read after that."""
         if self._close is not None:
             self._close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class _FlatTokens:

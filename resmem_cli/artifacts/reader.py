@@ -7,8 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +28,7 @@ from resmem_cli.artifacts.rows import BlockRows, MappedRows
 from resmem_cli.artifacts.schema import check_schema
 from resmem_cli.artifacts.structure import DAMAGED, Hdf5File, StoredDataset
 from resmem_cli.errors import DataError
+from resmem_cli.types import Closing
 
 DIGEST_GROUP = "digests"
 
@@ -74,7 +74,7 @@ class Header:
     content_digest: str
 
 
-class Artifact:
+class Artifact(Closing):
     """An open artifact whose structure, schema and header were checked. See `open_artifact`."""
 
     def __init__(self, path: Path, file: Hdf5File, header: Header, datasets: Mapping[str, StoredDataset],
@@ -139,14 +139,6 @@ class Artifact:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def open_artifact(path: Path | str, fmt: Format | None = None, *, trusted: bool = False) -> Artifact:

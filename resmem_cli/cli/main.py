@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from resmem_cli.cli.failures import run_and_exit
 from resmem_cli.cli.lazy import lazy_app, show_help
 from resmem_cli.version import __version__
 
@@ -55,8 +54,3 @@ def run() -> int | None:
     """Run the command line; give its exit status, None for 0, or raise what went wrong."""
     status: int | None = app(prog_name="resmem", standalone_mode=False)
     return status
-
-
-def main() -> None:
-    """Run the command line in this very process and end it."""
-    run_and_exit(run)

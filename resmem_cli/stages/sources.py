@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -27,10 +26,10 @@ from resmem_cli.artifacts.provenance import (
 from resmem_cli.artifacts.reader import Artifact, is_artifact, open_artifact
 from resmem_cli.errors import DataError, UsageError
 from resmem_cli.stages.top_logits import TOP_LOGITS, SpreadLogits, TopLogitRows
-from resmem_cli.types import ArraySelection, row_blocks
+from resmem_cli.types import ArraySelection, Closing, row_blocks
 
 
-class EmbeddingSource:
+class EmbeddingSource(Closing):
     """Rows of embeddings, and their logits, labels and names where there are any.
 
     Close it, or use it as a context manager.
@@ -173,14 +172,6 @@ class EmbeddingSource:
         for resource in resources:
             self._stack.enter_context(resource)
         return self
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def open_embeddings(path: Path | str, selection: ArraySelection | None = None) -> EmbeddingSource:

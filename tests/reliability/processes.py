@@ -246,9 +246,10 @@ def _become_command(request: dict[str, object], loaded: int) -> None:
         if "function" in request:
             _answer(request)
         sys.argv = ["resmem", *request["arguments"]]  # type: ignore[misc]
-        from resmem_cli.cli.main import main
+        from resmem_cli.cli.failures import run_and_exit
+        from resmem_cli.cli.main import run
 
-        main()
+        run_and_exit(run)
     finally:
         os._exit(99)
 

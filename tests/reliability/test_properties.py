@@ -41,6 +41,7 @@ PURE = (
 
 EXEMPT = {
     "illustration.illustrate": "has no arguments but a seed; `test_the_illustration_adds_up` holds it",
+    "types.Closing.close": "releases what a context holds, and computes nothing",
     "base.index_kind": "registers a class",
     "base.index_kinds": "gives the registered classes",
     "scale.search_rows": "how many queries go together; test_determinism holds that it changes nothing",
