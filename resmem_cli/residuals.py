@@ -295,7 +295,7 @@ def _divisor(temperature: float) -> float:
 
 
 def _encode(log_probabilities: NDArray[np.float64]) -> NDArray[np.uint16]:
-    """Store the absolute residuals of (n, m) classes, the first of which are the labels."""
+    """Store the absolute residuals of (n, m) classes, the first of which are the labels; overwrites them."""
     values = log_probabilities
     exp(values)
     values[:, 0] = 1 - values[:, 0]

@@ -49,6 +49,7 @@ def go_on_where_a_crash_is_told() -> None:
         return
     # A signal waits until it is known what to do about it, in either process.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    parent = os.getpid()
     try:
         child = os.fork()
     except OSError as error:
@@ -56,12 +57,15 @@ def go_on_where_a_crash_is_told() -> None:
     if child:
         _wait_for(child, limit, *files)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        # It died before it was asked to be followed.
+        os._exit(128 + signal.SIGKILL)
     _be_the_child(*files)
 
 
 def _be_the_child(ledger: int, native: int, left: int) -> None:
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     sys.meta_path.insert(0, _RoomForBlas())
     keep_ledger(ledger)
     at_leaving(lambda: os.write(left, b"."))

@@ -20,7 +20,8 @@ def matplotlib_folders() -> Iterator[None]:
     Where it can't write, it warns, and makes a temporary folder that it removes when the interpreter is
     taken apart, which the command line leaves undone.
     """
-    if os.environ.get(_CHOICE) or all(_is_writable(folder) for folder in _usual_folders()):
+    chosen = os.environ.get(_CHOICE)
+    if all(_is_writable(folder) for folder in ([Path(chosen)] if chosen else _usual_folders())):
         yield
         return
     # It also warns that finding the fonts takes long.
@@ -32,7 +33,10 @@ def matplotlib_folders() -> Iterator[None]:
         try:
             yield
         finally:
-            del os.environ[_CHOICE]
+            if chosen is None:
+                del os.environ[_CHOICE]
+            else:
+                os.environ[_CHOICE] = chosen
             logger.setLevel(level)
 
 

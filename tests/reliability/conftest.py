@@ -28,7 +28,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, server: ForkServer) -> Workl
 @pytest.fixture(scope="session")
 def large(tmp_path_factory: pytest.TempPathFactory, server: ForkServer) -> Workload:
     """Artifacts that take a command some tenths of a second to write."""
-    return Workload(tmp_path_factory.mktemp("large"), server, n_train=8000, n_test=2000, d=32)
+    return Workload(tmp_path_factory.mktemp("large"), server, n_train=4000, n_test=1000, d=32)
 
 
 @pytest.fixture(scope="session")

@@ -100,7 +100,7 @@ def files(small: Workload) -> tuple[str, ...]:
     return tuple(sorted(f"in/{path.name}" for path in small.inputs.iterdir() if path.is_file()))
 
 
-@seeds(quick=200, long=2500, together=50)
+@seeds(quick=200, long=5000, together=50)
 def test_random_arguments(
     seeds: range, small: Workload, files: tuple[str, ...], server: ForkServer, tally: Tally, tmp_path: Path
 ) -> None:

@@ -101,7 +101,7 @@ def forger(server: ForkServer, small: Workload, tmp_path_factory: pytest.TempPat
     return Forger(server, small, tmp_path_factory.mktemp("forged"))
 
 
-@seeds(quick=100, long=2000, together=50)
+@seeds(quick=60, long=2000, together=30)
 def test_a_forged_artifact_is_refused_or_taken_as_what_it_says(
     seeds: range, forger: Forger, tally: Tally
 ) -> None:

@@ -118,6 +118,7 @@ _SURROUNDINGS = {
     "with a home that is not there": {"HOME": "read only/nowhere"},
     "with a home that can't be written": {"HOME": "read only"},
     "without room for temporary files": {"TMPDIR": "read only"},
+    "with a folder of matplotlib that can't be written": {"MPLCONFIGDIR": "read only"},
     "with stdin closed": {"CLOSED": "0"},
     "with stdout closed": {"CLOSED": "1"},
     "with stderr closed": {"CLOSED": "2"},

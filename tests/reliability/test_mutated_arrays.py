@@ -115,7 +115,7 @@ def places(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Plac
     return Places(server, tmp_path_factory.mktemp("arrays"))
 
 
-@seeds(quick=100, long=1000, together=50)
+@seeds(quick=60, long=1000, together=30)
 def test_a_mutated_file_is_read_as_what_it_says_or_refused(
     seeds: range, places: Places, tally: Tally
 ) -> None:

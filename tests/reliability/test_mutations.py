@@ -118,7 +118,7 @@ def test_a_mutated_artifact_is_refused_or_read_as_it_was(
     tally.each("mutations", seeds, check)
 
 
-@seeds(quick=100, long=1500, together=50)
+@seeds(quick=60, long=1500, together=30)
 def test_an_artifact_with_checksums_that_hold_is_refused_or_read_as_it_was(
     seeds: range, damaged: Damaged, tally: Tally
 ) -> None:

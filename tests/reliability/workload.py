@@ -22,7 +22,7 @@ _KIND_OPTIONS = {
     "ivf-rabitq": ("--lists", "8"),
     "factory": ("--factory", "IVF8,SQ8"),
 }
-_TUNING_GRID = ("-k", "5,20", "--sigma", "0.3,1", "-T", "1,1.4", "--leave-one-out", "--sample", "50")
+_TUNING_GRID = ("-k", "5,20", "--sigma", "0.3,1", "-T", "1.4", "--leave-one-out", "--sample", "50")
 
 
 @dataclass(frozen=True)
