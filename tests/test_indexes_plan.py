@@ -2,10 +2,12 @@
 
 import json
 
+import faiss
 import numpy as np
 import pytest
 
 from resmem_cli.indexes.base import index_kinds
+from resmem_cli.indexes.counts import code_bytes
 from resmem_cli.indexes.plan import plan_index
 
 GIB = 1 << 30
@@ -79,6 +81,25 @@ def test_codes_are_as_wide_as_the_kind_makes_them(d):
     planned = plan(600, d, kind="ivf-pq")
     lists = index.settings["lists"]
     assert planned.search_bytes == 600 * (index.code_bytes + 8) + 4 * lists * d
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("d", [13, 64, 130])
+def test_codes_of_bits_a_dimension_are_as_wide_as_faiss_makes_them(d, bits):
+    engine = faiss.IndexIVFRaBitQ(faiss.IndexFlatL2(d), d, 4, faiss.METRIC_L2, True, bits)
+    assert code_bytes("ivf-rabitq", d, {"bits": bits}) == engine.code_size
+
+
+def test_kinds_without_lists_have_no_codes():
+    assert [kind for kind in index_kinds() if code_bytes(kind, 64) is None] == ["exact", "factory", "hnsw"]
+
+
+def test_more_cores_take_less_time():
+    for kind in ("exact", "ivf-pq", "hnsw"):
+        one, many = (plan(10**7, 512, kind=kind, threads=threads) for threads in (1, 16))
+        assert one.query_seconds == pytest.approx(16 * many.query_seconds)
+        assert one.build_seconds > many.build_seconds
+        assert "threads" not in one.summary()
 
 
 def test_a_build_stays_within_the_memory():

@@ -7,8 +7,18 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from resmem_cli.indexes.choice import MIN_COLUMNS
-from resmem_cli.indexes.clustering import default_lists
-from resmem_cli.indexes.ivf_pq import DEFAULT_BITS, default_pq_lists, default_subquantizers
+from resmem_cli.indexes.counts import (
+    HELD_OUT,
+    SCALE_QUERIES,
+    adding_operations,
+    code_bytes,
+    measuring_operations,
+    planned_lists,
+    training_operations,
+    training_rows,
+    visited_lists,
+)
+from resmem_cli.indexes.ivf_pq import DEFAULT_BITS
 from resmem_cli.indexes.searched import KEPT_BYTES
 from resmem_cli.memory_size import memory_text
 from resmem_cli.threads import n_threads
@@ -17,24 +27,23 @@ EXACT_SIZE = 1 << 31
 """Numbers in a memory (rows · dimensions) up to which comparing with all of them is the default."""
 
 # What one core does, measured on machines of 2026; all costs are estimates made from these.
-_PRODUCTS = 40e9  # floating point operations a second in products of large matrices
+PRODUCTS = 40e9
+"""Floating point operations a second of one core in products of large matrices, as measured."""
+
 _ROWS = 4e9  # bytes of rows compared a second, read at random
 _FLOAT_CODES, _BIT_CODES, _BYTE_CODES, _FAST_CODES = 12e9, 3e9, 1e9, 16e9  # of codes in lists, read in order
 _CANDIDATES = 5e6  # candidates a second that are kept, fetched and compared by true distances
 _NODES = 4e6  # nodes of a graph visited a second, read at random, without their values
-_FILE = 500e6  # bytes read and written a second, whatever the cores
-_SCALE_QUERIES = 1000  # exact searches that `index` makes of its own to measure distances
-_HELD_OUT = 1000
+FILE = 500e6
+"""Bytes read and written a second, whatever the cores, as measured."""
+
 
 _REDUCED = 8  # columns for each of the axes that the exact kind searches first
 _COPIED = 16  # one part in so many of the memory may be a copy of the rows
-_ITERATIONS = 10
-_TRAINED = 64  # rows of a centre, in the sample that the centres of lists are learnt from
 _ROW_NUMBER = 8
-_DEFAULT_BITS = 4
-_SHARE_VISITED = 0.02  # of the lists, for a recall of about .95
-_MIN_VISITED = 8
-_FETCHED = 160  # candidates of a query
+FETCHED = 160
+"""Candidates of a query that are fetched and compared by true distances."""
+
 _SETTINGS = 40  # searches of the usual cost that measuring recall takes, as more lists are visited
 
 
@@ -65,6 +74,8 @@ class Plan:
     recall : float or None
         Share of the true neighbours that the kind usually finds with a search still much cheaper than
         exact; 1 if all, None if not known.
+    threads : int
+        Cores that times are for; not part of the summary.
     """
 
     n: int
@@ -77,7 +88,8 @@ class Plan:
     disk_bytes: float = 0
     build_seconds: float | None = 0
     query_seconds: float = 0
-    recall: float | None = field(default=None)
+    recall: float | None = None
+    threads: int = field(default_factory=n_threads)
 
     def sentence(self) -> str:
         """Say what is going to be built, why, and what it will cost."""
@@ -103,6 +115,7 @@ class Plan:
     def summary(self) -> dict[str, Any]:
         """Give the plan as JSON values."""
         values = asdict(self)
+        del values["threads"]
         return {
             "kind": values.pop("kind"),
             "rows": values.pop("n"),
@@ -120,6 +133,7 @@ def plan_index(
     memory: int,
     kind: str | None = None,
     parameters: Mapping[str, Any] | None = None,
+    threads: int | None = None,
 ) -> Plan:
     """Choose a kind of index for a memory, and estimate what it costs.
 
@@ -138,32 +152,39 @@ def plan_index(
         The kind the user wants; only the cost is estimated then.
     parameters : mapping, optional
         What the user set.
+    threads : int, optional
+        Cores of the machine that does it; this machine's if not given.
 
     Returns
     -------
     Plan
-        Estimates are for this machine's cores, and good to a factor of 2 or 3.
+        Estimates are good to a factor of 2 or 3.
     """
-    given = dict(parameters or {})
+    given, threads = dict(parameters or {}), threads or n_threads()
     numbers = f"{n:,} row{'s' if n != 1 else ''} of {d:,} dimensions"
     if kind is not None:
         reason = f"as asked, for {numbers}."
-        return _COSTS.get(kind, _unknown)(Plan(n, d, kind, given, reason), itemsize, memory)
-    kind, reason = _chosen(n, d, memory, numbers, given)
-    return _COSTS[kind](Plan(n, d, kind, given, reason), itemsize, memory)
+        asked = Plan(n, d, kind, given, reason, threads=threads)
+        return _COSTS.get(kind, _unknown)(asked, itemsize, memory)
+    kind, reason = _chosen(n, d, memory, numbers, given, threads)
+    return _COSTS[kind](Plan(n, d, kind, given, reason, threads=threads), itemsize, memory)
 
 
 def chosen_kind(n: int, d: int, memory: int) -> str:
     """Give the name of the kind that `plan_index` chooses."""
-    return _chosen(n, d, memory, "", {})[0]
+    return _chosen(n, d, memory, "", {}, 1)[0]
 
 
-def _chosen(n: int, d: int, memory: int, numbers: str, given: Mapping[str, Any]) -> tuple[str, str]:
+def _chosen(
+    n: int, d: int, memory: int, numbers: str, given: Mapping[str, Any], threads: int
+) -> tuple[str, str]:
     """Choose a kind, and say why."""
     if n * d <= EXACT_SIZE:
         return "exact", f"{numbers} are few enough to find all true neighbours of every query."
-    too_many = f"comparing each query with all {numbers} would take {time_text(_products(2.0 * n * d))}"
-    codes = n * (_pq_bytes(d, given) + _ROW_NUMBER)
+    too_many = (
+        f"comparing each query with all {numbers} would take {time_text(_products(2.0 * n * d, threads))}"
+    )
+    codes = n * ((code_bytes("ivf-pq", d, given) or 0) + _ROW_NUMBER)
     reason = f"{too_many}, so lists of near rows; their codes, of a few bits a dimension, are "
     if codes <= memory:
         reason += f"{memory_text(codes)} and fit in memory."
@@ -184,56 +205,43 @@ def _exact(plan: Plan, itemsize: int, memory: int) -> Plan:
         search_bytes=n * d * itemsize + centred + reduced,
         build_bytes=min(2 * centred + min(n * d * itemsize, memory / _COPIED), memory),
         disk_bytes=n * d * itemsize + reduced,
-        build_seconds=_products(2.0 * _SCALE_QUERIES * n * d) + 2 * n * d * itemsize / _FILE,
-        query_seconds=_products(2.0 * n * d),
+        build_seconds=_products(measuring_operations(n, d, None), plan.threads) + 2 * n * d * itemsize / FILE,
+        query_seconds=_products(2.0 * n * d, plan.threads),
         recall=1.0,
     )
 
 
 def _ivf(plan: Plan, itemsize: int, memory: int) -> Plan:
-    width = 4 if plan.parameters.get("storage") == "float32" else 2
-    return _lists(plan, width * plan.d, itemsize, memory, rate=_FLOAT_CODES, recall=0.99)
+    return _lists(plan, itemsize, memory, rate=_FLOAT_CODES, recall=0.99)
 
 
 def _rabitq(plan: Plan, itemsize: int, memory: int) -> Plan:
-    code = _rabitq_bytes(plan.d, plan.parameters.get("bits", _DEFAULT_BITS)) - _ROW_NUMBER
-    return _lists(plan, code, itemsize, memory, rate=_BIT_CODES, recall=0.95)
+    return _lists(plan, itemsize, memory, rate=_BIT_CODES, recall=0.95)
 
 
 def _pq(plan: Plan, itemsize: int, memory: int) -> Plan:
-    bits = plan.parameters.get("bits", DEFAULT_BITS)
-    rate, lists = _FAST_CODES if bits == 4 else _BYTE_CODES, default_pq_lists(plan.n, bits)
-    code = _pq_bytes(plan.d, plan.parameters)
-    return _lists(plan, code, itemsize, memory, rate=rate, recall=0.95, lists=lists)
+    rate = _FAST_CODES if plan.parameters.get("bits", DEFAULT_BITS) == 4 else _BYTE_CODES
+    return _lists(plan, itemsize, memory, rate=rate, recall=0.95)
 
 
-def _lists(
-    plan: Plan,
-    code_bytes: float,
-    itemsize: int,
-    memory: int,
-    *,
-    rate: float,
-    recall: float,
-    lists: int | None = None,
-) -> Plan:
+def _lists(plan: Plan, itemsize: int, memory: int, *, rate: float, recall: float) -> Plan:
     """Estimate a kind with inverted lists; `rate` is the bytes of codes that a core compares a second."""
-    n, d = plan.n, plan.d
-    lists = plan.parameters.get("lists", lists or default_lists(n))
-    visited = min(lists, max(_MIN_VISITED, _SHARE_VISITED * lists))
-    entries = n * (code_bytes + _ROW_NUMBER)
-    trained = min(n, _TRAINED * lists)
-    query = _products(2.0 * lists * d) + visited / lists * n * code_bytes / (rate * n_threads())
-    query += _FETCHED / (_CANDIDATES * n_threads())
+    n, d, threads = plan.n, plan.d, plan.threads
+    code, lists = code_bytes(plan.kind, d, plan.parameters) or 0, planned_lists(plan.kind, n, plan.parameters)
+    visited = visited_lists(lists)
+    entries = n * (code + _ROW_NUMBER)
+    query = _products(2.0 * lists * d, threads) + visited / lists * n * code / (rate * threads)
+    query += FETCHED / (_CANDIDATES * threads)
+    needed = 4 * d * (training_rows(n, lists) + 4 * lists)
     return _with_costs(
         plan,
         search_bytes=entries + 4 * lists * d,
-        build_bytes=min(4 * d * (trained + 4 * lists) + min(n * d * itemsize, memory / _COPIED), memory),
+        build_bytes=min(needed + min(n * d * itemsize, memory / _COPIED), memory),
         disk_bytes=n * d * itemsize + entries + 4 * lists * d,
-        build_seconds=_products(2.0 * lists * d * (_ITERATIONS * trained + n))
-        + _products(2.0 * _HELD_OUT * n * d)
-        + (_SCALE_QUERIES + _SETTINGS * _HELD_OUT) * query
-        + 2 * (n * d * itemsize + entries) / _FILE,
+        build_seconds=_products(training_operations(n, d, lists) + adding_operations(n, d, lists), threads)
+        + _products(measuring_operations(n, d, lists), threads)
+        + (SCALE_QUERIES + _SETTINGS * HELD_OUT) * query
+        + 2 * (n * d * itemsize + entries) / FILE,
         query_seconds=query,
         recall=recall,
     )
@@ -244,16 +252,16 @@ def _graph(plan: Plan, itemsize: int, memory: int) -> Plan:
     links, tries = plan.parameters.get("links", 32), plan.parameters.get("ef_construction", 80)
     node = 4 * d + 8 * links + 16
     visit = 1 / _NODES + 4 * d / _ROWS
-    query = 20 * links * visit / n_threads()
+    query = 20 * links * visit / plan.threads
     return _with_costs(
         plan,
         search_bytes=n * node,
         build_bytes=1.1 * n * node,
         disk_bytes=n * (d * itemsize + 8 * links + 12),
-        build_seconds=n * links * tries**0.5 * 2 * visit / n_threads()
-        + _products(2.0 * _HELD_OUT * n * d)
-        + (_SCALE_QUERIES + 10 * _HELD_OUT) * query
-        + 2 * n * (d * itemsize + 8 * links) / _FILE,
+        build_seconds=n * links * tries**0.5 * 2 * visit / plan.threads
+        + _products(measuring_operations(n, d, None), plan.threads)
+        + (SCALE_QUERIES + 10 * HELD_OUT) * query
+        + 2 * n * (d * itemsize + 8 * links) / FILE,
         query_seconds=query,
         recall=0.99,
     )
@@ -268,7 +276,7 @@ def _unknown(plan: Plan, itemsize: int, memory: int) -> Plan:
         build_bytes=4 * n * d,
         disk_bytes=n * d * (itemsize + 4),
         build_seconds=None,
-        query_seconds=_products(2.0 * n * d),
+        query_seconds=_products(2.0 * n * d, plan.threads),
     )
 
 
@@ -279,21 +287,9 @@ def _with_costs(plan: Plan, **costs: Any) -> Plan:
     return replace(plan, **costs)
 
 
-def _pq_bytes(d: int, given: Mapping[str, Any]) -> int:
-    """Count the bytes of a code of product quantization."""
-    bits = given.get("bits", DEFAULT_BITS)
-    parts = given.get("subquantizers", default_subquantizers(d, bits))
-    return -(-int(parts * bits) // 8)
-
-
-def _rabitq_bytes(d: int, bits: int) -> float:
-    """Count the bytes of a row in a list: its code, two float32 factors or four, and its number."""
-    return d * bits / 8 + (8 if bits == 1 else 16) + _ROW_NUMBER
-
-
-def _products(operations: float) -> float:
-    """Estimate the seconds of a product of matrices on this machine."""
-    return operations / (_PRODUCTS * n_threads())
+def _products(operations: float, threads: int) -> float:
+    """Estimate the seconds of a product of matrices on so many cores."""
+    return operations / (PRODUCTS * threads)
 
 
 def time_text(seconds: float) -> str:

@@ -1,0 +1,79 @@
+"""What a kind of index has of its rows: lists and bytes of codes, and the operations that make them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from resmem_cli.indexes.clustering import default_lists
+from resmem_cli.indexes.ivf_pq import DEFAULT_BITS, default_pq_lists, default_subquantizers
+
+SCALE_QUERIES = 1000
+"""Exact searches that `index` makes of its own to measure distances."""
+
+HELD_OUT = 1000
+"""Rows held out to measure the recall of an approximate kind."""
+
+_ITERATIONS = 10
+_TRAINED = 64  # rows of a centre, in the sample that the centres of lists are learnt from
+_DEFAULT_BITS = 4
+_SHARE_VISITED = 0.02  # of the lists, for a recall of about .95
+_MIN_VISITED = 8
+
+
+def code_bytes(kind: str, d: int, parameters: Mapping[str, Any] | None = None) -> int | None:
+    """Count the bytes of one row's code in the lists of an inverted kind; None for a kind without lists."""
+    given = parameters or {}
+    if kind == "ivf":
+        return d * (4 if given.get("storage") == "float32" else 2)
+    if kind == "ivf-pq":
+        return _pq_bytes(d, given)
+    return _rabitq_bytes(d, given.get("bits", _DEFAULT_BITS)) if kind == "ivf-rabitq" else None
+
+
+def planned_lists(kind: str, n: int, parameters: Mapping[str, Any] | None = None) -> int:
+    """Count the lists that an inverted kind puts n rows in, where the user does not say."""
+    given = parameters or {}
+    usual = default_pq_lists(n, given.get("bits", DEFAULT_BITS)) if kind == "ivf-pq" else default_lists(n)
+    return int(given.get("lists", usual))
+
+
+def visited_lists(lists: int) -> float:
+    """Count the lists that a query visits for a recall of about .95."""
+    return min(lists, max(_MIN_VISITED, _SHARE_VISITED * lists))
+
+
+def training_rows(n: int, lists: int) -> int:
+    """Count the rows that the centres of lists are learnt from, where memory allows."""
+    return min(n, _TRAINED * lists)
+
+
+def training_operations(n: int, d: int, lists: int) -> float:
+    """Count the floating point operations that learn the centres: k-means, 2 · lists · d a row and round."""
+    return 2.0 * lists * d * _ITERATIONS * training_rows(n, lists)
+
+
+def adding_operations(n: int, d: int, lists: int) -> float:
+    """Count the floating point operations that find the list of each of n rows: 2 · lists · d a row."""
+    return 2.0 * lists * d * n
+
+
+def measuring_operations(n: int, d: int, lists: int | None) -> float:
+    """Count those of the exact searches that `index` makes of its own.
+
+    They are 2 · n · d for each query: 1,000 for the distance scale of a kind without lists, else 1,000 held
+    out to measure recall.
+    """
+    return 2.0 * (SCALE_QUERIES if lists is None else HELD_OUT) * n * d
+
+
+def _pq_bytes(d: int, given: Mapping[str, Any]) -> int:
+    """Count the bytes of a code of product quantization."""
+    bits = given.get("bits", DEFAULT_BITS)
+    parts = given.get("subquantizers", default_subquantizers(d, bits))
+    return -(-int(parts * bits) // 8)
+
+
+def _rabitq_bytes(d: int, bits: int) -> int:
+    """Count the bytes of a row's code: signs with two float32 factors, and what refines them with three."""
+    return -(-d // 8) + 8 + (-(-d * (bits - 1) // 8) + 12 if bits > 1 else 0)
