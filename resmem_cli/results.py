@@ -10,6 +10,8 @@ from typing import Any
 
 from resmem_cli.memory_size import memory_text
 
+_TIMES = ((3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+
 
 class Unit(StrEnum):
     """What the numbers of a column are, and so how they are written."""
@@ -29,6 +31,9 @@ class Unit(StrEnum):
     """A difference of shares, written in points of percent, with its sign."""
 
     BYTES = "bytes"
+    SECONDS = "seconds"
+    """Written in the unit of time that suits."""
+
     PROBABILITY = "probability"
 
 
@@ -186,9 +191,16 @@ def _show_number(value: float, unit: Unit) -> str:
         return f"{100 * value:+.2f}"
     if unit is Unit.BYTES:
         return memory_text(value)
+    if unit is Unit.SECONDS:
+        return _duration(value)
     if unit is Unit.PROBABILITY:
         return f"{value:.2g}"
     return f"{value:.3f}" if unit is Unit.DECIMAL else f"{value:.4g}"
+
+
+def _duration(seconds: float) -> str:
+    size, name = next((one for one in _TIMES if abs(seconds) >= one[0]), _TIMES[-1])
+    return f"{seconds / size:.3g} {name}" if abs(seconds) < 1000 * size else f"{seconds / size:,.0f} {name}"
 
 
 def _exact(value: Any) -> Estimate:

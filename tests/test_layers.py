@@ -23,6 +23,7 @@ HEIGHTS = {
     "residual_memory": 5,
     "tuning": 5,
     "linear_regression": 4,
+    "scaling": 4,
     "prediction": 4,
     "arrays": 4,
     "artifacts": 3,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from resmem_cli.indexes import ivf_pq, ivf_rabitq
 from resmem_cli.indexes.clustering import default_lists
 from resmem_cli.indexes.ivf_pq import DEFAULT_BITS, default_pq_lists, default_subquantizers
 
@@ -19,6 +20,7 @@ _TRAINED = 64  # rows of a centre, in the sample that the centres of lists are l
 _DEFAULT_BITS = 4
 _SHARE_VISITED = 0.02  # of the lists, for a recall of about .95
 _MIN_VISITED = 8
+_ROTATED = {"ivf-pq": ivf_pq.ROTATED_DIMENSIONS, "ivf-rabitq": ivf_rabitq.ROTATED_DIMENSIONS}
 
 
 def code_bytes(kind: str, d: int, parameters: Mapping[str, Any] | None = None) -> int | None:
@@ -29,6 +31,11 @@ def code_bytes(kind: str, d: int, parameters: Mapping[str, Any] | None = None) -
     if kind == "ivf-pq":
         return _pq_bytes(d, given)
     return _rabitq_bytes(d, given.get("bits", _DEFAULT_BITS)) if kind == "ivf-rabitq" else None
+
+
+def has_axes(kind: str, d: int) -> bool:
+    """Tell whether an inverted kind stores d · d numbers of a rotation."""
+    return d <= _ROTATED.get(kind, 0)
 
 
 def planned_lists(kind: str, n: int, parameters: Mapping[str, Any] | None = None) -> int:

@@ -21,7 +21,10 @@ DEFAULT_BITS = 4
 
 _COLUMNS = {4: 1, 8: 4}  # of one code word by its bits, where the user does not say
 _LISTS_PER_ROOT = {4: 2.0, 8: 4.0}
-_ROTATED_DIMENSIONS = 1 << 11  # beyond, d² numbers take more than they are worth
+
+ROTATED_DIMENSIONS = 1 << 11
+"""Beyond, d² numbers take more than they are worth."""
+
 # Where the squares of rows minus their centres are a smaller share of the rows' own, that is coded.
 _RESIDUAL_SHARE = 0.2
 _TABLE_BYTES = 1 << 28
@@ -89,7 +92,7 @@ class IVFPQIndex(InvertedIndex):
     @classmethod
     def axes(cls, d: int, *, seed: int) -> NDArray[np.float64] | None:
         """Rotate at random, unless there are very many dimensions."""
-        return random_axes(d, seed=seed) if d <= _ROTATED_DIMENSIONS else None
+        return random_axes(d, seed=seed) if d <= ROTATED_DIMENSIONS else None
 
     @property
     def codebook_shape(self) -> tuple[int, int, int]:

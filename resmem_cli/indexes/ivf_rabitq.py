@@ -17,7 +17,8 @@ from resmem_cli.indexes.list_scanner import LARGEST_VALUE
 from resmem_cli.indexes.parameters import chosen_parameters
 from resmem_cli.indexes.rotated import Rotated, random_axes
 
-_ROTATED_DIMENSIONS = 1 << 12  # beyond, d² numbers are too many to store
+ROTATED_DIMENSIONS = 1 << 12
+"""Beyond, d² numbers are too many to store."""
 
 
 @index_kind("ivf-rabitq")
@@ -40,7 +41,7 @@ class IVFRaBitQIndex(InvertedIndex):
     @classmethod
     def axes(cls, d: int, *, seed: int) -> NDArray[np.float64] | None:
         """Rotate at random, unless there are very many dimensions."""
-        return random_axes(d, seed=seed) if d <= _ROTATED_DIMENSIONS else None
+        return random_axes(d, seed=seed) if d <= ROTATED_DIMENSIONS else None
 
     def fit_range(self, largest: float) -> None:
         """Refuse values whose squares overflow, from which faiss would never come back."""

@@ -44,7 +44,8 @@ _ROW_NUMBER = 8
 FETCHED = 160
 """Candidates of a query that are fetched and compared by true distances."""
 
-_SETTINGS = 40  # searches of the usual cost that measuring recall takes, as more lists are visited
+SETTINGS = 40
+"""Searches of the usual cost that measuring recall takes of each row held out, as more lists are visited."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,7 @@ def _lists(plan: Plan, itemsize: int, memory: int, *, rate: float, recall: float
         disk_bytes=n * d * itemsize + entries + 4 * lists * d,
         build_seconds=_products(training_operations(n, d, lists) + adding_operations(n, d, lists), threads)
         + _products(measuring_operations(n, d, lists), threads)
-        + (SCALE_QUERIES + _SETTINGS * HELD_OUT) * query
+        + (SCALE_QUERIES + SETTINGS * HELD_OUT) * query
         + 2 * (n * d * itemsize + entries) / FILE,
         query_seconds=query,
         recall=recall,

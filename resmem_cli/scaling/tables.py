@@ -1,0 +1,242 @@
+"""A plan as tables: artifacts, steps, one query, what does not fit; and a simulation's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from resmem_cli.indexes.plan import PRODUCTS
+from resmem_cli.memory_size import memory_text
+from resmem_cli.results import Cell, Column, ResultTable, Unit
+from resmem_cli.scaling.costs import ENTRIES, QueryCost, Step
+from resmem_cli.scaling.layout import (
+    embeddings_bytes,
+    index_bytes,
+    planned_bytes,
+    predictions_bytes,
+    residuals_bytes,
+    with_kind,
+)
+from resmem_cli.scaling.limits import Break, fits_in
+from resmem_cli.scaling.simulation import SimulatedRuns, StepTasks, Workers, ideal_seconds
+from resmem_cli.scaling.sizes import DEFAULT_TOP, Machines, MemorySize, count_text
+
+_HOUR = 3600
+_OTHER_KINDS = ("exact", "ivf", "ivf-rabitq", "ivf-pq")
+_NOT_KNOWN = "embed is left out: give --flops-per-row, such as 2 for each parameter of the network"
+
+
+def artifacts_table(size: MemorySize, machines: Machines) -> ResultTable:
+    """List the artifacts with their bytes, all of them together, and what other choices would take."""
+    sizes = planned_bytes(size)
+    rows: list[tuple[Cell, ...]] = []
+
+    def add(name: str, n_bytes: float, n: int) -> None:
+        rows.append((name, n_bytes, n_bytes / n, fits_in(n_bytes, machines)))
+
+    logits = "all logits" if size.top is None else f"{size.top} logits"
+    entries = "all entries" if size.top is None else f"{size.top} entries"
+    scores = "all scores" if size.top_scores is None else f"{size.top_scores} scores"
+    add(f"embeddings, {size.storage.value}, {logits}", sizes["embeddings"], size.rows)
+    add(f"residuals, {entries}", sizes["residuals"], size.rows)
+    add(f"index, {size.kind}", sizes["index"], size.rows)
+    add(f"predictions of {size.queries:,} queries, {scores}", sizes["predictions"], size.queries)
+    add("all of these", sum(sizes.values()), size.rows)
+    for name, n_bytes, n in _alternatives(size):
+        add(f"or {name}", n_bytes, n)
+    return ResultTable(
+        "artifacts",
+        f"Artifacts of {size.rows:,} rows of {size.dimensions:,} dimensions, {size.classes:,} classes",
+        (
+            Column("artifact", Unit.TEXT),
+            Column("size", Unit.BYTES),
+            Column("a row", Unit.BYTES),
+            Column("fits in", Unit.TEXT),
+        ),
+        tuple(rows),
+    )
+
+
+def steps_table(size: MemorySize, machines: Machines, steps: Sequence[Step]) -> ResultTable:
+    """List the steps with operations, bytes, tasks and hours."""
+    rows = [
+        (
+            step.name,
+            step.operations or None,
+            step.read_bytes,
+            step.written_bytes,
+            step.tasks,
+            step.task_seconds,
+            step.seconds,
+        )
+        for step in steps
+    ]
+    total = sum(step.seconds for step in steps)
+    notes = [
+        f"Bytes a second: {memory_text(machines.disk_bandwidth)} from each machine to the storage, "
+        f"{memory_text(machines.shared_bandwidth)} from all, {memory_text(machines.network_bandwidth)} "
+        f"between them. Estimates from what one core was measured to do ({count_text(PRODUCTS)}FLOP/s in "
+        f"products of matrices, {count_text(ENTRIES)} entries of logits a second), good to a factor of 2 or "
+        "3. Tasks that can be done at the same time are shards, but for index-learn."
+    ]
+    if steps[0].name != "embed":
+        notes.append(_NOT_KNOWN + ".")
+    return ResultTable(
+        "steps",
+        f"Steps on {machines.text()}",
+        (
+            Column("step", Unit.TEXT),
+            Column("FLOP"),
+            Column("reads", Unit.BYTES),
+            Column("writes", Unit.BYTES),
+            Column("tasks", Unit.COUNT),
+            Column("computes a task", Unit.SECONDS),
+            Column("time", Unit.SECONDS),
+        ),
+        (*rows, ("all", None, None, None, None, None, total)),
+        tuple(notes),
+    )
+
+
+def query_table(size: MemorySize, cost: QueryCost) -> ResultTable:
+    """List what one query of many takes."""
+    found = "all neighbours" if size.kind == "exact" else "about 95 % of the neighbours"
+    rows: tuple[tuple[Cell, ...], ...] = (
+        ("search", cost.operations, cost.compared_bytes, cost.search_seconds),
+        ("mixing", None, None, cost.mixing_seconds),
+        ("disk", None, cost.disk_bytes, cost.disk_seconds),
+        ("network", None, cost.network_bytes, cost.network_seconds),
+        ("all", None, None, cost.seconds),
+    )
+    return ResultTable(
+        "query",
+        f"One query of {size.queries:,}, k = {size.k}, {size.kind}: {found}",
+        (
+            Column("part", Unit.TEXT),
+            Column("FLOP"),
+            Column("bytes", Unit.BYTES),
+            Column("time", Unit.SECONDS),
+        ),
+        rows,
+    )
+
+
+def limits_table(breaks: Sequence[Break]) -> ResultTable:
+    """List what does not fit, with what helps."""
+    rows = [(one.what, one.needs, one.of, one.has, one.remedy) for one in breaks]
+    return ResultTable(
+        "limits",
+        "Where the budget breaks" if rows else "Everything fits: memory, disk and hours",
+        tuple(Column(name, Unit.TEXT) for name in ("what", "needs", "does not fit", "has", "remedy")),
+        tuple(rows),
+    )
+
+
+def simulation_tables(
+    steps: Sequence[StepTasks], runs: Mapping[int, SimulatedRuns], workers: Workers
+) -> tuple[ResultTable, ResultTable]:
+    """Set the simulated wall times beside the ideal, whole and by step.
+
+    Parameters
+    ----------
+    steps : sequence of StepTasks
+    runs : mapping of int to SimulatedRuns
+        By the number of workers.
+    workers : Workers
+        What befalls them; its count is not used.
+    """
+    whole: list[tuple[Cell, ...]] = []
+    by_step: list[tuple[Cell, ...]] = []
+    for count, run in runs.items():
+        own = replace(workers, count=count)
+        ideal = sum(ideal_seconds(step, own) for step in steps)
+        low, median, high = (float(value) for value in np.percentile(run.seconds, (5, 50, 95)))
+        whole.append(
+            (
+                count,
+                ideal,
+                median,
+                low,
+                high,
+                ideal / median,
+                float((run.busy_seconds / (count * run.seconds)).mean()),
+                float(run.repeated.mean()),
+                float(run.given_up.mean()),
+            )
+        )
+        for place, step in enumerate(steps):
+            by_step.append(
+                (
+                    step.name,
+                    count,
+                    step.n_tasks,
+                    step.seconds,
+                    step.n_bytes,
+                    ideal_seconds(step, own),
+                    float(np.median(run.step_seconds[:, place])),
+                )
+            )
+    n_runs = len(next(iter(runs.values())).busy_seconds)
+    note = (
+        f"{n_runs:,} repetitions. Computing takes exp({workers.spread:g} z) times as long, z normal; a "
+        f"worker is {workers.slow_factor:g} times as slow with probability {workers.slow_share:g}; a working "
+        f"one is lost every {workers.seconds_to_failure / _HOUR:g} hours on average, its running task is "
+        f"done again, and it is replaced after {workers.restart_seconds / 60:g} minutes. Given up: runs in "
+        f"which a task was lost more than {workers.retries} times. Ideal: work shared out evenly, nothing "
+        "slow or lost; efficiency: ideal / median."
+    )
+    return (
+        ResultTable(
+            "simulation",
+            "Simulated wall time of the whole run",
+            (
+                Column("workers", Unit.COUNT),
+                Column("ideal", Unit.SECONDS),
+                Column("median", Unit.SECONDS),
+                Column("5 %", Unit.SECONDS),
+                Column("95 %", Unit.SECONDS),
+                Column("efficiency", Unit.SHARE),
+                Column("busy", Unit.SHARE),
+                Column("repeated tasks"),
+                Column("given up", Unit.SHARE),
+            ),
+            tuple(whole),
+            (note,),
+        ),
+        ResultTable(
+            "simulation_steps",
+            "The same by step",
+            (
+                Column("step", Unit.TEXT),
+                Column("workers", Unit.COUNT),
+                Column("tasks", Unit.COUNT),
+                Column("computes a task", Unit.SECONDS),
+                Column("bytes a task", Unit.BYTES),
+                Column("ideal", Unit.SECONDS),
+                Column("median", Unit.SECONDS),
+            ),
+            tuple(by_step),
+        ),
+    )
+
+
+def _alternatives(size: MemorySize) -> list[tuple[str, int, int]]:
+    """Give what other ways of keeping the same take: name, bytes, and rows they are of."""
+    if size.top is not None:
+        other, logits, entries = replace(size, top=None), "all logits", "all entries"
+    else:
+        top = min(DEFAULT_TOP, size.classes)
+        other, logits, entries = replace(size, top=top), f"{top} logits", f"{top} entries"
+    found = []
+    if size.classes > DEFAULT_TOP:
+        found.append((f"embeddings, {logits}", embeddings_bytes(other), size.rows))
+        found.append((f"residuals, {entries}", residuals_bytes(other), size.rows))
+    for kind in _OTHER_KINDS:
+        if kind != size.kind:
+            found.append((f"index, {kind}", index_bytes(with_kind(size, kind)), size.rows))
+    if size.top_scores is not None:
+        every = replace(size, top_scores=None)
+        found.append(("predictions, all scores", predictions_bytes(every), size.queries))
+    return found
