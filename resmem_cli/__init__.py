@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         compute_top_residuals,
         softmax,
     )
+    from resmem_cli.scaling.sizes import Machines, MemorySize
     from resmem_cli.settings import Softening
     from resmem_cli.stages.analyze import AnalyzeConfig, analyze
     from resmem_cli.stages.embed import embed, list_layers
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from resmem_cli.stages.import_arrays import ImportConfig, import_arrays
     from resmem_cli.stages.index import IndexConfig, index
     from resmem_cli.stages.info import info
+    from resmem_cli.stages.plan import PlanConfig, SimulationConfig, plan_memory
     from resmem_cli.stages.predict import predict
     from resmem_cli.stages.predict_config import PredictConfig
     from resmem_cli.stages.reproduce.cifar import CifarConfig, reproduce_cifar
@@ -89,12 +91,15 @@ _HOMES = {
     "IndexConfig": "stages.index",
     "LanguageConfig": "stages.embedding.config",
     "LanguageStudyConfig": "stages.reproduce.language_config",
+    "Machines": "scaling.sizes",
     "MemorySettings": "stages.reproduce.image_memory",
+    "MemorySize": "scaling.sizes",
     "Method": "types",
     "Metric": "types",
     "Neighbors": "indexes.base",
     "Outcomes": "quality",
     "Pooling": "types",
+    "PlanConfig": "stages.plan",
     "PredictConfig": "stages.predict_config",
     "Prediction": "prediction",
     "ProbabilityMethod": "types",
@@ -103,6 +108,7 @@ _HOMES = {
     "ResidualSpace": "types",
     "ResidualizeConfig": "stages.residualize",
     "SearchConfig": "stages.searching",
+    "SimulationConfig": "stages.plan",
     "Softening": "settings",
     "StageResult": "types",
     "StorageType": "types",
@@ -133,6 +139,7 @@ _HOMES = {
     "open_artifact": "artifacts.reader",
     "open_embeddings": "stages.sources",
     "outcomes": "quality",
+    "plan_memory": "stages.plan",
     "predict": "stages.predict",
     "predict_from_neighbors": "prediction",
     "reproduce_cifar": "stages.reproduce.cifar",
@@ -167,12 +174,15 @@ __all__ = [
     "IndexConfig",
     "LanguageConfig",
     "LanguageStudyConfig",
+    "Machines",
     "MemorySettings",
+    "MemorySize",
     "Method",
     "Metric",
     "Neighbors",
     "Outcomes",
     "Pooling",
+    "PlanConfig",
     "PredictConfig",
     "Prediction",
     "ProbabilityMethod",
@@ -181,6 +191,7 @@ __all__ = [
     "ResidualSpace",
     "ResidualizeConfig",
     "SearchConfig",
+    "SimulationConfig",
     "Softening",
     "StageResult",
     "StorageType",
@@ -212,6 +223,7 @@ __all__ = [
     "open_artifact",
     "open_embeddings",
     "outcomes",
+    "plan_memory",
     "predict",
     "predict_from_neighbors",
     "reproduce_cifar",

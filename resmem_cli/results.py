@@ -199,8 +199,10 @@ def _show_number(value: float, unit: Unit) -> str:
 
 
 def _duration(seconds: float) -> str:
-    size, name = next((one for one in _TIMES if abs(seconds) >= one[0]), _TIMES[-1])
-    return f"{seconds / size:.3g} {name}" if abs(seconds) < 1000 * size else f"{seconds / size:,.0f} {name}"
+    # 0.9995 of a unit is written as 1 of it.
+    size, name = next((one for one in _TIMES if abs(seconds) >= 0.9995 * one[0]), _TIMES[-1])
+    number = seconds / size
+    return f"{number:,.0f} {name}" if abs(number) >= 99.95 else f"{number:.3g} {name}"
 
 
 def _exact(value: Any) -> Estimate:

@@ -37,6 +37,7 @@ COMMANDS = (
     "export",
     "reproduce",
     "theory",
+    "plan",
     "info",
     "verify",
 )
@@ -331,7 +332,11 @@ WITHOUT_ARGUMENTS = {"reproduce", "theory"}
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - WITHOUT_ARGUMENTS))
 def test_every_command_refuses_missing_arguments_in_one_line(command: str, resmem: Resmem) -> None:
-    without_arguments = {"tune": "Missing option '--index'", "update": "nothing to update"}
+    without_arguments = {
+        "tune": "Missing option '--index'",
+        "update": "nothing to update",
+        "plan": "--rows is missing",
+    }
     assert_refused(resmem(command), 2, without_arguments.get(command, "Missing argument"))
 
 

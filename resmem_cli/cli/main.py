@@ -23,6 +23,7 @@ _COMMANDS = {
     "export": "export",
     "reproduce": "reproduce",
     "theory": "theory",
+    "plan": "plan",
     "info": "info",
     "verify": "verify",
 }

@@ -41,6 +41,16 @@ Figures = Annotated[
 
 def show_study(result: StageResult, *, as_json: bool, quiet: bool) -> None:
     """Write the tables of a study with their titles and notes, then its other figures."""
+    show_tables(result, as_json=as_json, quiet=quiet)
+    if as_json:
+        return
+    rest = {name: value for name, value in result.summary.items() if name not in ("tables", "figures")}
+    drawn = ", ".join(result.summary["figures"]) or None
+    console.emit_fields({"output": result.output, **rest, "figures": drawn})
+
+
+def show_tables(result: StageResult, *, as_json: bool, quiet: bool) -> None:
+    """Write the tables of a result with their titles and notes, or all of it as JSON."""
     for text in result.notices:
         console.notice(text, quiet=quiet)
     if as_json:
@@ -49,9 +59,7 @@ def show_study(result: StageResult, *, as_json: bool, quiet: bool) -> None:
     for document in result.summary["tables"]:
         table = ResultTable.from_document(document)
         console.emit(f"{table.title}\n\n")
-        console.emit_table(table.headings, table.texts())
+        if table.rows:
+            console.emit_table(table.headings, table.texts())
         notes = (textwrap.fill(note, _NOTE_WIDTH, break_on_hyphens=False) for note in table.notes)
         console.emit("".join(f"\n{note}\n" for note in notes) + "\n")
-    rest = {name: value for name, value in result.summary.items() if name not in ("tables", "figures")}
-    drawn = ", ".join(result.summary["figures"]) or None
-    console.emit_fields({"output": result.output, **rest, "figures": drawn})

@@ -16,7 +16,7 @@ from resmem_cli.indexes.counts import (
     training_rows,
     visited_lists,
 )
-from resmem_cli.indexes.plan import FETCHED, SETTINGS, Plan, plan_index
+from resmem_cli.indexes.plan import FETCHED, FILE, SETTINGS, Plan, plan_index
 from resmem_cli.scaling.layout import (
     embeddings_bytes,
     index_bytes,
@@ -202,11 +202,8 @@ def planned_shards(size: MemorySize, machines: Machines, *, flops_per_row: float
     of each shard in half a machine's memory; of several, a multiple of the machines, that all have work.
     """
     longest = max(step.machine_seconds for step in _row_steps(size, machines, flops_per_row))
-    shards = max(
-        math.ceil(longest / machines.task_seconds),
-        math.ceil(searched_bytes(size) / (machines.memory / _HELD)),
-        1,
-    )
+    wanted = max(longest / machines.task_seconds, searched_bytes(size) / (machines.memory / _HELD))
+    shards = max(1, math.ceil(min(wanted, size.rows)))
     if shards > 1:
         shards = machines.count * math.ceil(shards / machines.count)
     return min(shards, size.rows)
@@ -302,7 +299,7 @@ def _other_steps(size: MemorySize, machines: Machines) -> list[Step]:
     seconds = measuring / machines.product_rate
     building, memory = 0.0, 0.0
     if size.kind == "hnsw":
-        reading = 2 * (planned.disk_bytes / machines.disk_bandwidth)
+        reading = 2 * planned.disk_bytes / FILE
         building = max(0.0, (planned.build_seconds or 0) - seconds - reading)
         memory = planned.build_bytes / machines.count
     added = float(index_bytes(size))

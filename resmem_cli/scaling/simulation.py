@@ -13,6 +13,8 @@ from resmem_cli.errors import UsageError
 
 _MOST_PLACES = 1 << 24  # workers times repetitions, each of which is a number in memory
 _MOST_CHOICES = 4 << 32  # tasks times workers times repetitions, each of which is looked at
+_MOST_TASKS = 1 << 20
+_MOST_TRIES, _FEW_TASKS = 10, 1000  # of a task on average, where there are more than a few tasks
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,8 @@ def simulate(steps: Sequence[StepTasks], workers: Workers, *, repetitions: int, 
     Raises
     ------
     UsageError
-        For values out of range, and for more than can be played in minutes.
+        For values out of range, for more than can be played in minutes, and where tasks are lost faster than
+        they are done.
     """
     workers.check()
     if repetitions < 1:
@@ -151,12 +154,11 @@ def simulate(steps: Sequence[StepTasks], workers: Workers, *, repetitions: int, 
     if seed < 0:
         raise UsageError("--seed out of range", expected="at least 0", found=seed)
     places = repetitions * workers.count
-    choices = places * sum(step.n_tasks for step in steps)
-    if places > _MOST_PLACES or choices > _MOST_CHOICES:
+    n_tasks = sum(step.n_tasks for step in steps)
+    if places > _MOST_PLACES or n_tasks > _MOST_TASKS or places * n_tasks > _MOST_CHOICES:
         raise UsageError(
             "too much to simulate",
-            found=f"{sum(step.n_tasks for step in steps):,} tasks on {workers.count:,} workers, "
-            f"{repetitions:,} times",
+            found=f"{n_tasks:,} tasks on {workers.count:,} workers, {repetitions:,} times",
             remedy="lower --repetitions or --workers, or raise --task-minutes",
         )
     run = _Run(workers, repetitions, seed)
@@ -201,7 +203,14 @@ class _Run:
         finished = self._begun.copy()
         waiting = np.zeros(len(left), np.int64)
         runs = np.arange(len(left))
+        tries = _MOST_TRIES * step.n_tasks + _FEW_TASKS
         while len(runs):
+            if tries == 0:
+                raise UsageError(
+                    f"{step.name}: tasks are lost faster than they are done",
+                    remedy="raise --hours-to-failure, or lower --task-minutes",
+                )
+            tries -= 1
             self._start(step, runs, left, waiting, finished)
             runs = runs[(left[runs] > 0) | (waiting[runs] > 0)]
         seconds = finished - self._begun

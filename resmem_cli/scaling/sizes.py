@@ -21,6 +21,7 @@ _MANY_CLASSES = 4096
 _TOP_SCORES = 10
 _UNITS = "KMGT"
 _MOST = 1 << 62
+_MOST_ROWS, _MOST_DIMENSIONS, _MOST_CLASSES = 1 << 50, 1 << 16, (1 << 31) - 1
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,14 @@ class MemorySize:
 
     def check(self) -> None:
         """Raise `UsageError` for what no memory can be, and for parameters that are not the kind's."""
-        for name, value in (
-            ("--rows", self.rows),
-            ("--dimensions", self.dimensions),
-            ("--classes", self.classes),
-            ("-k", self.k),
-            ("--queries", self.queries),
+        for name, value, most in (
+            ("--rows", self.rows, _MOST_ROWS),
+            ("--dimensions", self.dimensions, _MOST_DIMENSIONS),
+            ("--classes", self.classes, _MOST_CLASSES),
+            ("-k", self.k, _MOST_ROWS),
+            ("--queries", self.queries, _MOST_ROWS),
         ):
-            _check_range(name, value, 1, _MOST)
+            _check_range(name, value, 1, most)
         for name, kept in (("--top", self.top), ("--top-scores", self.top_scores)):
             if kept is not None:
                 _check_range(name, kept, 1, self.classes)

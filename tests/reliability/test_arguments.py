@@ -33,6 +33,13 @@ SLOW = {
         "--test-points": ("1", "20", _ABSURD),
         "--figures": ("",),
     },
+    "plan": {
+        "--repetitions": ("1", "5"),
+        "--workers": ("1", "2,8"),
+        "--task-minutes": ("1", "30"),
+        "--hours-to-failure": ("10", "240", "inf"),
+        "--figures": ("",),
+    },
     "tune": {
         "-k": ("5", "1,2", "1:9:3"),
         "--sigma": ("1", "0.1:2:4", "0.1:2:3log"),
@@ -41,6 +48,7 @@ SLOW = {
     },
     "analyze": {"--figures": ("",)},
 }
+PLANNED = ("cifar100", "imagenet", "1.6g", "--simulate", "")
 
 # fmt: off
 WHOLE = (
@@ -91,7 +99,7 @@ ALL = _all_commands()
 
 def test_every_command_is_asked() -> None:
     workload = {command.arguments[0] for command in COMMANDS.values()}
-    assert workload | {"info", "verify", *RARE} == set(ALL)
+    assert workload | {"info", "verify", "plan", *RARE} == set(ALL)
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +151,8 @@ def draw_arguments(generator: np.random.Generator, files: Sequence[str]) -> list
         words = list(usual[generator.integers(len(usual))].arguments[1:])
     elif name in ("info", "verify"):
         words = [str(generator.choice(files))]
+    elif name == "plan":
+        words = [str(generator.choice(PLANNED))]
     elif name in RARE and generator.random() < 0.5:
         words = [choose(param) for param in command.params if param.param_type_name == "argument"]
     else:

@@ -359,6 +359,7 @@ def test_influence(drawn: tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]) 
 # --- numbers as they are written, sizes, rows
 
 _UNITS = [unit for unit in results.Unit if unit is not results.Unit.TEXT]
+_SECONDS = {"h": 3600.0, "min": 60.0, "s": 1.0, "ms": 1e-3, "µs": 1e-6}
 
 
 @holds(
@@ -401,6 +402,10 @@ def _read(text: str, unit: results.Unit) -> tuple[float, float]:
         digits, name = text.split()
         factor = 1024 ** " KMGT".index(name[0]) if name != "B" else 1
         return float(digits) * factor, factor * (0.05 if "." in digits else 0.5)
+    if unit is results.Unit.SECONDS:
+        digits, name = text.split()
+        number = float(digits.replace(",", "")) * _SECONDS[name]
+        return number, abs(number) * 0.5e-2 + 1e-300
     number = float(text.replace(",", ""))
     if unit in (results.Unit.SHARE, results.Unit.GAIN):
         return number / 100, 0.5e-4
