@@ -148,7 +148,6 @@ def simulation_tables(
         What befalls them; its count is not used.
     """
     whole: list[tuple[Cell, ...]] = []
-    by_step: list[tuple[Cell, ...]] = []
     for count, run in runs.items():
         own = replace(workers, count=count)
         ideal = sum(ideal_seconds(step, own) for step in steps)
@@ -166,18 +165,16 @@ def simulation_tables(
                 float(run.given_up.mean()),
             )
         )
-        for place, step in enumerate(steps):
-            by_step.append(
-                (
-                    step.name,
-                    count,
-                    step.n_tasks,
-                    step.seconds,
-                    step.n_bytes,
-                    ideal_seconds(step, own),
-                    float(np.median(run.step_seconds[:, place])),
-                )
-            )
+    by_step: list[tuple[Cell, ...]] = [
+        (
+            step.name,
+            step.n_tasks,
+            step.seconds,
+            step.n_bytes,
+            *(float(np.median(run.step_seconds[:, place])) for run in runs.values()),
+        )
+        for place, step in enumerate(steps)
+    ]
     n_runs = len(next(iter(runs.values())).busy_seconds)
     note = (
         f"{n_runs:,} repetitions. Computing takes exp({workers.spread:g} z) times as long, z normal; a "
@@ -207,19 +204,22 @@ def simulation_tables(
         ),
         ResultTable(
             "simulation_steps",
-            "The same by step",
+            "The same by step: medians",
             (
                 Column("step", Unit.TEXT),
-                Column("workers", Unit.COUNT),
                 Column("tasks", Unit.COUNT),
                 Column("computes a task", Unit.SECONDS),
                 Column("bytes a task", Unit.BYTES),
-                Column("ideal", Unit.SECONDS),
-                Column("median", Unit.SECONDS),
+                *(Column(_workers_text(count), Unit.SECONDS) for count in runs),
             ),
             tuple(by_step),
         ),
     )
+
+
+def _workers_text(count: int) -> str:
+    """Head the column of so many workers."""
+    return "1 worker" if count == 1 else f"{count:,} workers"
 
 
 def _alternatives(size: MemorySize) -> list[tuple[str, int, int]]:
