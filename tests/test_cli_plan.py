@@ -64,6 +64,13 @@ def test_embed_is_planned_where_its_operations_are_given(resmem: Resmem) -> None
     assert embed["time"] > rows_of(fast)[0]["time"]
 
 
+def test_how_far_the_exact_index_may_be_larger_is_told(resmem: Resmem) -> None:
+    note = "from none (3.1 GiB in all) to 512 (5.5 GiB)"
+    half = " ".join(resmem("plan", "imagenet", "--storage", "float16").stdout.split())
+    assert note in half
+    assert "coordinates" not in resmem("plan", "cifar100").stdout
+
+
 def test_where_the_budget_breaks_is_told(resmem: Resmem) -> None:
     arguments = ("plan", "1.6g", "--machines", 1, "--machine-memory", "64G", "--top", "all")
     result = resmem(*arguments, "--json").result

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from resmem_cli.indexes.choice import AXES
 from resmem_cli.indexes.plan import PRODUCTS
 from resmem_cli.memory_size import memory_text
 from resmem_cli.results import Cell, Column, ResultTable, Unit
@@ -16,6 +17,7 @@ from resmem_cli.scaling.layout import (
     index_bytes,
     planned_bytes,
     predictions_bytes,
+    reduced_columns,
     residuals_bytes,
     with_kind,
 )
@@ -56,6 +58,7 @@ def artifacts_table(size: MemorySize, machines: Machines) -> ResultTable:
             Column("fits in", Unit.TEXT),
         ),
         tuple(rows),
+        _columns_note(size),
     )
 
 
@@ -214,6 +217,20 @@ def simulation_tables(
             ),
             tuple(by_step),
         ),
+    )
+
+
+def _columns_note(size: MemorySize) -> tuple[str, ...]:
+    columns = reduced_columns(size)
+    if not columns or "axes" in size.parameters:
+        return ()
+    axes = max(r for r in AXES if 2 * r <= size.dimensions)
+    most = replace(size, parameters={"axes": axes})
+    none = replace(size, parameters={"axes": 0})
+    return (
+        f"Of the exact kind {columns} coordinates of each row are counted, to be searched first; `index` "
+        f"chooses on a sample from none ({memory_text(index_bytes(none))} in all) to {axes + 1} "
+        f"({memory_text(index_bytes(most))}).",
     )
 
 
