@@ -209,7 +209,8 @@ def planned_shards(size: MemorySize, machines: Machines, *, flops_per_row: float
     As many as make the longest step's tasks last `task_seconds` on one machine, and as have what is searched
     of each shard in half a machine's memory; of several, a multiple of the machines, that all have work.
     """
-    longest = max(step.machine_seconds for step in _row_steps(size, machines, flops_per_row))
+    steps = _row_steps(size, machines, flops_per_row)
+    longest = max(step.machine_seconds for step in steps if step.tasks != 1)
     wanted = max(longest / machines.task_seconds, searched_bytes(size) / (machines.memory / _HELD))
     shards = max(1, math.ceil(min(wanted, size.rows)))
     if shards > 1:
