@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from resmem_cli.stages.embedding.config import EmbedConfig, ImageConfig, LanguageConfig
     from resmem_cli.stages.export import export
     from resmem_cli.stages.import_arrays import ImportConfig, import_arrays
-    from resmem_cli.stages.index import IndexConfig, index
+    from resmem_cli.stages.index import index
+    from resmem_cli.stages.index_config import IndexConfig
     from resmem_cli.stages.info import info
     from resmem_cli.stages.plan import PlanConfig, SimulationConfig, plan_memory
     from resmem_cli.stages.predict import predict
@@ -88,7 +89,7 @@ _HOMES = {
     "ImagenetSizeConfig": "stages.reproduce.imagenet_size",
     "ImageStudyConfig": "stages.reproduce.image_studies.base",
     "ImportConfig": "stages.import_arrays",
-    "IndexConfig": "stages.index",
+    "IndexConfig": "stages.index_config",
     "LanguageConfig": "stages.embedding.config",
     "LanguageStudyConfig": "stages.reproduce.language_config",
     "Machines": "scaling.sizes",

@@ -15,7 +15,8 @@ import resmem_cli
 from resmem_cli.artifacts.declaring import STRING, Layout
 from resmem_cli.artifacts.formats import EMBEDDINGS, FORMATS, PREDICTIONS, RESIDUALS, markdown_table
 from resmem_cli.artifacts.provenance import InputRecord
-from resmem_cli.artifacts.reader import DIGEST_GROUP, open_artifact, verify_blocks
+from resmem_cli.artifacts.reader import DIGEST_GROUP, open_artifact, open_file
+from resmem_cli.artifacts.verifying import verify_blocks
 from resmem_cli.artifacts.writer import ArtifactWriter
 
 ALL_FORMATS = list(FORMATS.values())
@@ -80,7 +81,7 @@ def write_sample(path, fmt, **options):
 
 def read_everything(path):
     """Open an artifact, check every block, and give all that it says."""
-    with open_artifact(path) as artifact:
+    with open_file(path) as artifact:
         verify_blocks(artifact)
         arrays = {name: artifact.read(name) for name in artifact.shapes}
         values = {name: (a.dtype.str, a.shape, a.tobytes()) for name, a in arrays.items()}
@@ -104,7 +105,18 @@ def test_formats_are_found_by_the_name_written_in_the_file():
     assert {name: fmt.name for name, fmt in FORMATS.items()} == {name: name for name in FORMATS}
     assert set(FORMATS) == {
         f"resmem.{kind}"
-        for kind in ("embeddings", "residuals", "index", "predictions", "tuning", "report", "study")
+        for kind in (
+            "embeddings",
+            "residuals",
+            "index",
+            "predictions",
+            "tuning",
+            "report",
+            "study",
+            "manifest",
+            "neighbors",
+            "trained",
+        )
     }
 
 
@@ -154,7 +166,7 @@ def test_alternatives_are_declared_optional_and_differ(fmt):
 def test_each_format_has_the_version_it_had_when_it_last_changed():
     assert {fmt.name.removeprefix("resmem."): fmt.version for fmt in ALL_FORMATS} == {
         "embeddings": 2, "residuals": 3, "index": 2, "predictions": 3, "tuning": 1, "report": 2,
-        "study": 1,
+        "study": 1, "manifest": 1, "neighbors": 1, "trained": 1,
     }  # fmt: skip
 
 

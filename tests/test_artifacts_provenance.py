@@ -18,7 +18,7 @@ from resmem_cli.artifacts.provenance import (
     digest_rows,
     header_digest,
 )
-from resmem_cli.artifacts.reader import open_artifact
+from resmem_cli.artifacts.reader import open_artifact, open_file
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.files import file_digest
 
@@ -70,7 +70,7 @@ def test_a_file_s_digest_is_its_sha256(tmp_path):
 @each_format
 def test_arrays_and_the_artifact_made_of_them_have_one_digest(tmp_path, fmt):
     arrays = sample_arrays(fmt)
-    with open_artifact(write_artifact(tmp_path / "a.h5", fmt, arrays)) as artifact:
+    with open_file(write_artifact(tmp_path / "a.h5", fmt, arrays)) as artifact:
         assert artifact.header.content_digest == digest_of(fmt, arrays)
 
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from test_artifacts_formats import each_format, sample_arrays, write_artifact, write_sample
 
 from resmem_cli.artifacts.formats import EMBEDDINGS, INDEX
-from resmem_cli.artifacts.reader import open_artifact, verify_blocks
+from resmem_cli.artifacts.reader import open_artifact, open_file
 from resmem_cli.artifacts.rows import MappedRows
+from resmem_cli.artifacts.verifying import verify_blocks
 from resmem_cli.errors import DataError
 
 # Blocks of 5, 5 and 3 rows in order; of 4, 4, 4 and 1 at random.
@@ -70,7 +71,7 @@ def test_shape_and_type_are_known_before_reading(artifacts):
 
 @each_format
 def test_every_byte_is_verified(tmp_path, fmt):
-    with open_artifact(write_sample(tmp_path / "a.h5", fmt)) as artifact:
+    with open_file(write_sample(tmp_path / "a.h5", fmt)) as artifact:
         assert verify_blocks(artifact) == sum(values.nbytes for values in sample_arrays(fmt).values())
         assert artifact.shapes == {n: (v.shape, v.dtype) for n, v in sample_arrays(fmt).items()}
 

@@ -32,6 +32,8 @@ COMMANDS = (
     "index",
     "tune",
     "predict",
+    "search",
+    "merge",
     "update",
     "analyze",
     "export",

@@ -17,7 +17,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Imports go from a higher layer to a lower one, or stay inside a package. Those of one height are apart.
 HEIGHTS = {
-    "cli": 7,
+    "cli": 8,
+    "cluster": 7,
     "stages": 6,
     "plots": 5,
     "residual_memory": 5,
@@ -42,6 +43,7 @@ HEIGHTS = {
     "memory_size": 1,
     "results": 2,
     "rows": 1,
+    "shards": 1,
     "scratch": 1,
     "weights": 1,
     "metrics": 1,
@@ -66,6 +68,7 @@ OWNERS = {
     "h5py": "artifacts",
     "faiss": "indexes",
     "torch": "models",
+    "distributed": "cluster",
     "pyarrow": "arrays",
     "PIL": "arrays",
     "tokenizers": "arrays",

@@ -6,6 +6,7 @@ import sys
 
 from resmem_cli.artifacts.declaring import FLOATS, STRING, Format, dataset, with_and_without
 from resmem_cli.artifacts.result_formats import REPORT, STUDY, TUNING
+from resmem_cli.artifacts.shard_formats import MANIFEST, NEIGHBORS, TRAINED
 
 _CLASS_NAMES = dataset("class_names", "C", (STRING,), "name of each class, UTF-8", optional=True)
 
@@ -261,9 +262,24 @@ PREDICTIONS = Format(
         ("top_scores/probabilities",),
     ),
     parameters=("method", "k", "sigma", "temperature", "n_classes", "n_memory"),
+    finite=True,
 )
 
-FORMATS = {fmt.name: fmt for fmt in (EMBEDDINGS, RESIDUALS, INDEX, PREDICTIONS, TUNING, REPORT, STUDY)}
+FORMATS = {
+    fmt.name: fmt
+    for fmt in (
+        EMBEDDINGS,
+        RESIDUALS,
+        INDEX,
+        PREDICTIONS,
+        TUNING,
+        REPORT,
+        STUDY,
+        MANIFEST,
+        NEIGHBORS,
+        TRAINED,
+    )
+}
 
 
 def markdown_table() -> str:

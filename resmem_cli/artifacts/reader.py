@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ from resmem_cli.artifacts.provenance import (
 )
 from resmem_cli.artifacts.rows import BlockRows, MappedRows
 from resmem_cli.artifacts.schema import check_schema
+from resmem_cli.artifacts.shard_formats import MANIFEST
 from resmem_cli.artifacts.structure import DAMAGED, Hdf5File, StoredDataset
 from resmem_cli.errors import DataError
+from resmem_cli.rows import RandomRows
 from resmem_cli.types import Closing
 
 DIGEST_GROUP = "digests"
@@ -87,27 +89,49 @@ class Artifact(Closing):
         self._datasets = datasets
         self.digests = digests
 
+    @property
+    def shards(self) -> Sequence[Artifact]:
+        """The artifacts that this one stands for; none if it is one file."""
+        return ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that is read."""
+        return (self.path,)
+
+    @property
+    def embeddings_digest(self) -> str | None:
+        """Digest of the embeddings as one file would have it, where it had to be stored: with shards."""
+        return None
+
+    @property
+    def own_names(self) -> tuple[str, ...]:
+        """The datasets that are in no shard."""
+        return self.names
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The datasets, in the format's order."""
+        return tuple(spec.path for spec in self.header.format.datasets if spec.path in self)
+
     def __contains__(self, name: str) -> bool:
         return name in self._datasets
 
     @property
     def shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
         """Shape and type of each dataset, in the format's order."""
-        return {
-            spec.path: (self._datasets[spec.path].shape, self._datasets[spec.path].dtype)
-            for spec in self.header.format.datasets
-            if spec.path in self._datasets
-        }
+        return {name: (self._datasets[name].shape, self._datasets[name].dtype) for name in self.names}
 
-    def rows(self, name: str) -> BlockRows:
+    def rows(self, name: str) -> RandomRows:
         """Open a dataset for reading in order, or at random if its layout is for that."""
         if self.header.format.spec(name).layout == Layout.RANDOM:
             return self.mapped(name)
         bound = self.header.format.spec(name).below
         below = None if bound is None else int(self.number(bound))
-        return BlockRows(self.path, self._datasets[name], self.digests[name], below=below)
+        finite = self.header.format.finite
+        return BlockRows(self.path, self._datasets[name], self.digests[name], below=below, finite=finite)
 
-    def mapped(self, name: str) -> MappedRows:
+    def mapped(self, name: str) -> RandomRows:
         """Map a contiguous dataset into memory."""
         return MappedRows(self.path, self._datasets[name], self.digests[name])
 
@@ -149,7 +173,8 @@ def open_artifact(path: Path | str, fmt: Format | None = None, *, trusted: bool 
     path : pathlib.Path
         The file.
     fmt : Format, optional
-        The format it must have; any known one if not given.
+        The format it must have; any known one if not given. A manifest of shards is opened as the artifact
+        it stands for, unless it is asked for as a manifest.
     trusted : bool
         Whether this process has just written it; see `Hdf5File`.
 
@@ -160,7 +185,20 @@ def open_artifact(path: Path | str, fmt: Format | None = None, *, trusted: bool 
     DataError
         If it is no artifact, of another format, of a newer version, damaged, or reaches outside.
     """
-    path = Path(path)
+    artifact = open_file(Path(path), fmt, trusted=trusted)
+    if artifact.header.format != MANIFEST or fmt == MANIFEST:
+        return artifact
+    from resmem_cli.artifacts.sharded import ShardedArtifact
+
+    try:
+        return ShardedArtifact(artifact, fmt)
+    except BaseException:
+        artifact.close()
+        raise
+
+
+def open_file(path: Path, fmt: Format | None = None, *, trusted: bool = False) -> Artifact:
+    """Open an artifact as `open_artifact` does, and a manifest, whatever it is of, as one."""
     file = Hdf5File(path, trusted=trusted)
     try:
         artifact = _checked(path, file, fmt)
@@ -209,13 +247,13 @@ def _checked(path: Path, file: Hdf5File, fmt: Format | None) -> Artifact:
     }
     if content_digest(digests) != header.content_digest:
         raise DataError("the content digest does not hold", file=path, field=DIGEST_GROUP, remedy=DAMAGED)
-    _check_counts(path, header, dimensions)
+    check_header(path, header, dimensions)
     return Artifact(path, file, header, datasets, digests, dimensions)
 
 
 def _header(path: Path, attributes: Mapping[str, bytes | int], fmt: Format | None) -> Header:
     name = _text(attributes.get("format"))
-    if name not in FORMATS or (fmt is not None and name != fmt.name):
+    if name not in FORMATS or (fmt is not None and name not in (fmt.name, MANIFEST.name)):
         raise DataError(
             "not the right kind of artifact",
             file=path,
@@ -264,8 +302,8 @@ def _json(path: Path, field: str, attributes: Mapping[str, bytes | int]) -> obje
         raise DataError(f"damaged JSON: {error}", file=path, field=field, remedy=DAMAGED) from error
 
 
-def _check_counts(path: Path, header: Header, dimensions: Mapping[str, int]) -> None:
-    """Hold the parameters that count something against the datasets."""
+def check_header(path: Path, header: Header, dimensions: Mapping[str, int]) -> None:
+    """Hold the parameters that count something against the datasets; raises `DataError`."""
     for name, axis in _COUNTS.items():
         if name not in header.format.parameters:
             continue
@@ -310,20 +348,3 @@ def _stored_digest(
     return DatasetDigest(
         dtype=dataset.dtype.str, shape=dataset.shape, block_rows=size, blocks=stored.read(0, expected[0])
     )
-
-
-def verify_blocks(artifact: Artifact) -> int:
-    """Read every dataset and check every block's digest; return the number of bytes read.
-
-    Raises
-    ------
-    DataError
-        Naming the first block that is not what was written.
-    """
-    n_bytes = 0
-    for name in artifact.shapes:
-        rows = artifact.rows(name)
-        step = block_rows(artifact.header.format.spec(name), rows.dtype, rows.shape)
-        for start in range(0, rows.shape[0], step):
-            n_bytes += rows.read(start, start + step).nbytes
-    return n_bytes

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import shutil
 import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from resmem_cli.errors import printable
 from resmem_cli.types import Progress, StageResult, no_progress
 from resmem_cli.version import __version__
+
+if TYPE_CHECKING:
+    from resmem_cli.cli.options import Pieces
+    from resmem_cli.cluster.engine import State
 
 _GAP = 3  # what rich puts between two columns
 
@@ -41,6 +47,66 @@ def _bar(blocks: Sequence[slice], description: str) -> Iterable[slice]:
             bars.advance(task, block.stop - block.start)
             speed = bars.tasks[0].speed
             bars.update(task, rate=f"{speed:,.0f} rows/s" if speed else "")
+
+
+def in_pieces(
+    command: str, stage: Callable[..., StageResult], pieces: Pieces, *, quiet: bool
+) -> Callable[..., StageResult]:
+    """Give what does a command: its stage, or with `--scheduler` that of `cluster.commands`."""
+    if pieces.scheduling is None:
+        return stage
+    from resmem_cli.cluster import commands
+    from resmem_cli.cluster.scheduling import Scheduling
+
+    spread: Callable[..., StageResult] = getattr(commands, command)
+    watch = _TaskBar(command, quiet=quiet)
+    return functools.partial(spread, scheduling=Scheduling(**pieces.scheduling), watch=watch.show)
+
+
+class _TaskBar:
+    """One bar for all tasks of a command, if stderr is a terminal; lines at the retries if it is not."""
+
+    def __init__(self, command: str, *, quiet: bool) -> None:
+        self._command, self._quiet = command, quiet
+        self._bars: Any = None
+        self._task: Any = None
+        self._retries = 0
+        self._began = time.monotonic()
+
+    def show(self, state: State) -> None:
+        """Show how far the tasks have come."""
+        if state.retries > self._retries:
+            self._retries = state.retries
+            notice(f"a shard of {self._command} failed and is given out again", quiet=self._quiet)
+        if self._quiet or not sys.stderr.isatty():
+            return
+        if self._bars is None:
+            self._start(state)
+        minutes = (time.monotonic() - self._began) / 60
+        rate = (state.done - state.before) / minutes if minutes else 0
+        told = f"{state.workers} workers, {rate:.1f} a minute" + (
+            f", {state.retries} retries" if state.retries else ""
+        )
+        self._bars.update(self._task, completed=state.done, total=state.total, told=told)
+        if state.done == state.total and not state.running:
+            self._bars.stop()
+            self._bars = None
+
+    def _start(self, state: State) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[told]}"),
+            TimeRemainingColumn(),
+        )
+        self._began = time.monotonic()
+        self._bars = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._bars.add_task(f"shards of {self._command}", total=state.total, told="")
+        self._bars.start()
 
 
 def notice(text: str, *, quiet: bool = False) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json as json_module
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +15,7 @@ from resmem_cli.errors import UsageError
 from resmem_cli.types import ArraySelection, ComputeType, ImageLayout, Pooling, StageResult, StorageType
 
 
+@options.in_shards()
 @options.choosing_arrays(*options.INPUT_ROLES)
 def run(
     *,
@@ -127,9 +127,6 @@ def run(
     storage: Annotated[
         StorageType, typer.Option(help="What embeddings and dense logits are stored in.")
     ] = StorageType.FLOAT32,
-    shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Embed only the I-th of N equal ranges of rows.")
-    ] = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -138,6 +135,7 @@ def run(
         ),
     ] = False,
     selection: ArraySelection,
+    pieces: options.Pieces,
     no_clobber: options.NoClobber = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -159,7 +157,7 @@ def run(
         "glob": glob,
     }
     chosen: dict[str, Any] = {name: value for name, value in language.items() if value is not None}
-    part = _shard(shard)
+    part = pieces.shard
     config = EmbedConfig(
         arch=arch,
         arch_args=_json_object(arch_args),
@@ -191,7 +189,7 @@ def run(
             result = list_them(checkpoint, inputs, config=config)
         else:
             kind = "embeddings" if part is None else f"shard-{part[0]}-of-{part[1]}.embeddings"
-            result = embed(
+            result = console.in_pieces("embed", embed, pieces, quiet=quiet)(
                 checkpoint,
                 inputs,
                 output=options.output_path(output, kind, inputs, split=selection.split),
@@ -228,15 +226,6 @@ def _numbers(flag: str, text: str | None) -> tuple[float, ...]:
         raise UsageError(
             f"{flag} is no list of numbers", expected="such as 0.5,0.4,0.4", found=text
         ) from error
-
-
-def _shard(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not found:
-        raise UsageError("--shard is not of the form I/N", expected="such as 1/4", found=text)
-    return int(found[1]), int(found[2])
 
 
 def _json_object(text: str | None) -> dict[str, Any] | None:

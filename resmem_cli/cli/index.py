@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resmem_cli.cli import console, options
+from resmem_cli.errors import UsageError
 from resmem_cli.types import ArraySelection, Metric, StageResult, StorageType
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _SMALLEST_GAIN = 5e-4  # of recall, to be shown
 
 
+@options.in_shards()
 @options.choosing_arrays(*options.OUTPUT_ROLES)
 def run(
     *,
@@ -94,10 +96,27 @@ def run(
         int | None, typer.Option(metavar="N", help="hnsw: candidates while building.", show_default=False)
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of every sample of rows.")] = 0,
+    train_only: Annotated[
+        bool,
+        typer.Option(
+            "--train-only",
+            help="ivf kinds: learn what all shards of an index share, for --trained.",
+        ),
+    ] = False,
+    trained: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="ivf kinds: what --train-only wrote, in place of --kind and what goes with it.",
+            show_default=False,
+            readable=False,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be built and what it would cost, and stop.")
     ] = False,
     selection: ArraySelection,
+    pieces: options.Pieces,
     no_clobber: options.NoClobber = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -108,7 +127,8 @@ def run(
     thousand dimensions, approximate beyond. How far apart the rows lie is measured too (the default sigma
     comes from it), and how many of the true neighbours an approximate kind finds.
     """
-    from resmem_cli.stages.index import IndexConfig, index, plan
+    from resmem_cli.stages.index import index, plan
+    from resmem_cli.stages.index_config import IndexConfig
 
     given = {
         "factory": factory,
@@ -120,6 +140,7 @@ def run(
         "links": links,
         "ef_construction": ef_construction,
     }
+    part = pieces.shard
     config = IndexConfig(
         kind="factory" if kind is None and factory is not None else kind,
         parameters={name: value for name, value in given.items() if value is not None},
@@ -131,6 +152,8 @@ def run(
         queries=queries,
         queries_split=queries_split,
         seed=seed,
+        shard=part,
+        trained=trained,
         arrays=selection,
     )
     if dry_run:
@@ -140,16 +163,47 @@ def run(
         console.report(planned, as_json=json, quiet=quiet)
         return
 
+    progress = console.progress_bars(quiet=quiet)
+    if train_only:
+        from resmem_cli.stages.trained import train
+
+        if part is not None or trained is not None:
+            raise UsageError("--train-only is for all rows", remedy="leave out --shard and --trained")
+        learnt = train(
+            embeddings,
+            output=options.output_path(output, "trained", embeddings, split=selection.split),
+            config=config,
+            clobber=not no_clobber,
+            progress=progress,
+        )
+        console.report(learnt, as_json=json, quiet=quiet)
+        return
+
+    if pieces.scheduling is not None:
+        spread = console.in_pieces("index", index, pieces, quiet=quiet)
+        _report(
+            spread(
+                embeddings,
+                output=options.output_path(output, "index", embeddings, split=selection.split),
+                config=config,
+                clobber=not no_clobber,
+                progress=progress,
+            ),
+            as_json=json,
+            quiet=quiet,
+        )
+        return
+
     def announce(planned: Plan) -> None:
         console.notice(planned.sentence(), quiet=quiet)
 
     result = index(
         embeddings,
-        output=options.output_path(output, "index", embeddings, split=selection.split),
+        output=options.output_path(output, "index", embeddings, split=selection.split, shard=part),
         config=config,
         clobber=not no_clobber,
         announce=announce,
-        progress=console.progress_bars(quiet=quiet),
+        progress=progress,
     )
     _report(result, as_json=json, quiet=quiet)
 

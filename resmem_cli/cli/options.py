@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ import typer
 
 from resmem_cli.cli.failures import keep_freed_memory
 from resmem_cli.errors import MissingInputError, UsageError
+from resmem_cli.shards import Shard, parse_shard
 from resmem_cli.types import ArraySelection
 
 
@@ -49,6 +51,24 @@ Recall = Annotated[
         show_default=False,
     ),
 ]
+Nprobe = Annotated[
+    int | None, typer.Option(metavar="N", help="ivf kinds: lists to visit.", show_default=False)
+]
+EfSearch = Annotated[
+    int | None, typer.Option(metavar="N", help="hnsw: length of the candidate queue.", show_default=False)
+]
+Rerank = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Approximate kinds: candidates compared by true distances, for each neighbour.",
+        show_default=False,
+    ),
+]
+Backend = Annotated[
+    str, typer.Option(metavar="faiss|torch", help="What searches an exact index; the answer is the same.")
+]
+Device = Annotated[str, typer.Option(help="Where torch searches: auto, cuda, mps or cpu.")]
 Tuning = Annotated[
     Path | None,
     typer.Option(
@@ -59,6 +79,72 @@ Tuning = Annotated[
         readable=False,
     ),
 ]
+
+ShardText = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Only the I-th of N equal ranges of rows; resmem merge puts them together.",
+        show_default=False,
+    ),
+]
+Found = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--found",
+        metavar="FILE",
+        help="What was searched for before, in place of a search; given once for each file.",
+        show_default=False,
+        readable=False,
+    ),
+]
+
+_SCHEDULING: dict[str, Any] = {
+    "scheduler": Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler",
+            metavar="tcp://HOST:PORT|file:FILE|local:N",
+            help="Do it in shards, on the workers of a Dask scheduler, or on N processes of this machine.",
+            show_default=False,
+        ),
+    ],
+    "shards": Annotated[
+        int | None,
+        typer.Option(
+            "--shards",
+            metavar="N",
+            help="With --scheduler: in how many; by default 4 for each worker, and at least 8.",
+            show_default=False,
+        ),
+    ],
+    "manifest": Annotated[
+        bool,
+        typer.Option(
+            "--manifest", help="With --scheduler: leave the shards, and write a small file that names them."
+        ),
+    ],
+    "worker_timeout": Annotated[
+        float | None,
+        typer.Option(
+            "--worker-timeout",
+            metavar="S",
+            help="With --scheduler: seconds to wait for a worker; 60 if not given.",
+            show_default=False,
+        ),
+    ],
+    "retries": Annotated[
+        int | None,
+        typer.Option(
+            "--retries",
+            metavar="N",
+            help="With --scheduler: how often a shard that fails is given out again; 2 if not given.",
+            show_default=False,
+        ),
+    ],
+}
+_DEFAULTS: dict[str, Any] = {"manifest": False}
 
 DEFAULT_MEMORY = "8G"
 Memory = Annotated[
@@ -74,6 +160,11 @@ Split = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Take the arrays of this split: train, val or test."),
 ]
+
+
+def shard(text: str | None) -> Shard | None:
+    """Read `--shard` or the like; raises `UsageError`."""
+    return None if text is None else parse_shard(text)
 
 
 _AMPLE = 1 << 30  # bytes of memory
@@ -116,28 +207,86 @@ INPUT_ROLES = ("inputs", "offsets", "labels", "ids", "class_names")
 
 
 def choosing_arrays(*roles: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command `--split` and an option for each role, and pass it the choices as `selection`.
+    """Give a command `--split` and an option for each role, and pass it the choices as `selection`."""
+    added = {"split": Split} | {f"{role}_key": _array_option(role) for role in roles}
 
-    Typer reads options off a function's signature, so the command gets a new one, in which the
-    parameter `selection` is replaced by them.
+    def choose(given: dict[str, Any]) -> ArraySelection:
+        return ArraySelection(**{name.removesuffix("_key"): value for name, value in given.items()})
+
+    return _adding("selection", added, choose)
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What is said of shards: one of them, or all on a scheduler, or neither.
+
+    Attributes
+    ----------
+    shard : Shard or None
+        The one to do.
+    scheduling : mapping or None
+        The fields of `cluster.scheduling.Scheduling`.
+    """
+
+    shard: Shard | None
+    scheduling: Mapping[str, Any] | None
+
+
+def in_shards(*, mergeable: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command `--shard`, `--scheduler` and what goes with it, and pass it all as `pieces`.
+
+    Parameters
+    ----------
+    mergeable : bool
+        Whether shards are put together, so that a manifest of them can be made.
+    """
+
+    def choose(given: dict[str, Any]) -> Pieces:
+        shard = None if given["shard"] is None else parse_shard(given.pop("shard"))
+        given.pop("shard", None)
+        scheduler = given["scheduler"]
+        if scheduler is None:
+            flags = [
+                f"--{name.replace('_', '-')}" for name, value in given.items() if value not in (None, False)
+            ]
+            if flags:
+                raise UsageError(f"{flags[0]} is for --scheduler", remedy="give both, or neither")
+            return Pieces(shard, None)
+        if shard is not None:
+            raise UsageError("--shard and --scheduler", remedy="give one of them")
+        return Pieces(None, {name: value for name, value in given.items() if value is not None})
+
+    added = {"shard": ShardText, **_SCHEDULING}
+    if not mergeable:
+        del added["manifest"]
+    return _adding("pieces", added, choose)
+
+
+def _adding(
+    parameter: str, added: Mapping[str, Any], choose: Callable[[dict[str, Any]], Any]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command options, and pass it what is made of them as one parameter.
+
+    Typer reads options off a function's signature, so the command gets a new one, in which the parameter is
+    replaced by them.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        added = {"split": Split} | {f"{role}_key": _array_option(role) for role in roles}
-
         @functools.wraps(command)
         def run(**given: Any) -> None:
-            choices = {name.removesuffix("_key"): given.pop(name) for name in added}
-            command(**given, selection=ArraySelection(**choices))
+            choices = {name: given.pop(name) for name in added}
+            command(**given, **{parameter: choose(choices)})
 
         signature = inspect.signature(command, eval_str=True)
         parameters = dict(signature.parameters)
-        del parameters["selection"]
+        del parameters[parameter]
         keyword = inspect.Parameter.KEYWORD_ONLY
-        options = [inspect.Parameter(n, keyword, default=None, annotation=a) for n, a in added.items()]
-        own = [parameter.replace(kind=keyword) for parameter in parameters.values()]
+        options = [
+            inspect.Parameter(n, keyword, default=_DEFAULTS.get(n), annotation=a) for n, a in added.items()
+        ]
+        own = [one.replace(kind=keyword) for one in parameters.values()]
         run.__signature__ = inspect.Signature(own + options)  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in own + options}
+        run.__annotations__ = {one.name: one.annotation for one in own + options}
         return run
 
     return decorate
@@ -149,7 +298,14 @@ def _array_option(role: str) -> Any:
     return Annotated[str | None, typer.Option(flag, metavar="KEY|FILE[:KEY]|none", help=text)]
 
 
-def output_path(output: Path | None, kind: str, source: Path, *, split: str | None = None) -> Path:
+def output_path(
+    output: Path | None,
+    kind: str,
+    source: Path,
+    *,
+    split: str | None = None,
+    shard: tuple[int, int] | None = None,
+) -> Path:
     """Choose the output: the one given, or `train.index.h5` beside `train.h5`.
 
     Parameters
@@ -162,6 +318,8 @@ def output_path(output: Path | None, kind: str, source: Path, *, split: str | No
         The input that the name is derived from.
     split : str, optional
         Becomes part of a derived name.
+    shard : (int, int), optional
+        Becomes part of it too: `train.shard-2-of-8.index.h5`.
 
     Raises
     ------
@@ -174,7 +332,8 @@ def output_path(output: Path | None, kind: str, source: Path, *, split: str | No
         stem = source.name.removesuffix(source.suffix).removesuffix(".embeddings")
         if not source.name:
             raise MissingInputError("not a file", file=source or ".")
-        parts = [stem, *([split] if split else []), kind, "h5"]
+        part = [] if shard is None else ["shard-{}-of-{}".format(*shard)]
+        parts = [stem, *([split] if split else []), *part, kind, "h5"]
         try:
             output = source.with_name(".".join(parts))
         except ValueError as error:  # a split with a slash, which a key may have

@@ -13,6 +13,7 @@ from resmem_cli.errors import UsageError
 from resmem_cli.types import ArraySelection, Method, ProbabilityMethod
 
 
+@options.in_shards()
 @options.choosing_arrays(*options.OUTPUT_ROLES)
 def run(
     *,
@@ -109,28 +110,16 @@ def run(
     block_rows: Annotated[
         int | None, typer.Option(metavar="N", help="Queries at a time; changes nothing in the result.")
     ] = None,
+    found: options.Found = None,
     recall: options.Recall = None,
-    nprobe: Annotated[
-        int | None, typer.Option(metavar="N", help="ivf kinds: lists to visit.", show_default=False)
-    ] = None,
-    ef_search: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="hnsw: length of the candidate queue.", show_default=False),
-    ] = None,
-    rerank: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Approximate kinds: candidates compared by true distances, for each neighbour.",
-            show_default=False,
-        ),
-    ] = None,
-    backend: Annotated[
-        str, typer.Option(metavar="faiss|torch", help="What searches an exact index; the answer is the same.")
-    ] = "faiss",
-    device: Annotated[str, typer.Option(help="Where torch searches: auto, cuda, mps or cpu.")] = "auto",
+    nprobe: options.Nprobe = None,
+    ef_search: options.EfSearch = None,
+    rerank: options.Rerank = None,
+    backend: options.Backend = "faiss",
+    device: options.Device = "auto",
     memory: options.Memory = options.DEFAULT_MEMORY,
     selection: ArraySelection,
+    pieces: options.Pieces,
     no_clobber: options.NoClobber = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -159,11 +148,12 @@ def run(
         raise UsageError(
             "--probability-floor is for --probability-temperature", remedy="give both, or neither"
         )
-    result = predict(
+    part = pieces.shard
+    result = console.in_pieces("predict", predict, pieces, quiet=quiet)(
         queries,
         index=index,
         residuals=residuals,
-        output=options.output_path(output, "predictions", queries, split=selection.split),
+        output=options.output_path(output, "predictions", queries, split=selection.split, shard=part),
         config=PredictConfig(
             k=k,
             sigma=sigma,
@@ -178,6 +168,8 @@ def run(
             method=method,
             top_scores=top_scores,
             block_rows=block_rows,
+            shard=part,
+            found=tuple(found or ()),
             search=SearchConfig(
                 recall=recall,
                 nprobe=nprobe,

@@ -12,6 +12,7 @@ from resmem_cli.errors import UsageError
 from resmem_cli.types import ArraySelection, ResidualSpace
 
 
+@options.in_shards()
 @options.choosing_arrays(*options.OUTPUT_ROLES)
 def run(
     *,
@@ -48,6 +49,7 @@ def run(
     ] = None,
     block_rows: Annotated[int | None, typer.Option(metavar="N", help="Rows at a time.")] = None,
     selection: ArraySelection,
+    pieces: options.Pieces,
     no_clobber: options.NoClobber = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -63,14 +65,16 @@ def run(
     for option, value in given.items():
         if tuning is not None and value is not None:
             raise UsageError(f"{option} and --tuning", remedy="give one of them")
-    result = residualize(
+    part = pieces.shard
+    result = console.in_pieces("residualize", residualize, pieces, quiet=quiet)(
         embeddings,
-        output=options.output_path(output, "residuals", embeddings, split=selection.split),
+        output=options.output_path(output, "residuals", embeddings, split=selection.split, shard=part),
         config=ResidualizeConfig(
             temperature=1.4 if temperature is None else temperature,
             top=top,
             space=space or ResidualSpace.PROBABILITY,
             block_rows=block_rows,
+            shard=part,
             arrays=selection,
         ),
         tuning=tuning,

@@ -14,6 +14,7 @@ from resmem_cli.types import ArraySelection, ResidualSpace
 _LIST = "LIST"
 
 
+@options.in_shards(mergeable=False)
 @options.choosing_arrays(*options.OUTPUT_ROLES)
 def run(
     *,
@@ -115,9 +116,11 @@ def run(
     baselines: Annotated[
         bool, typer.Option("--baselines/--no-baselines", help="Tune kNN and kNN-LM on the same neighbours.")
     ] = True,
+    found: options.Found = None,
     recall: options.Recall = None,
     memory: options.Memory = options.DEFAULT_MEMORY,
     selection: ArraySelection,
+    pieces: options.Pieces,
     no_clobber: options.NoClobber = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -149,11 +152,15 @@ def run(
             raise UsageError(f"{option} is for {other}", remedy="give both, or neither")
     source = queries if queries is not None else train
     split = selection.split if queries is not None else train_split
-    result = tune(
+    part = pieces.shard
+    if part is not None and found:
+        raise UsageError("--shard and --found", remedy="give one of them")
+    kind = "tuning" if part is None else "tuning-neighbors"
+    result = console.in_pieces("tune", tune, pieces, quiet=quiet)(
         queries,
         index=index,
         train=train,
-        output=options.output_path(output, "tuning", source, split=split),
+        output=options.output_path(output, kind, source, split=split, shard=part),
         config=TuneConfig(
             k=None if k is None else parse_values(k, "-k", whole=True),
             sigma=values(sigma, "--sigma"),
@@ -172,6 +179,8 @@ def run(
             baselines=baselines,
             search=SearchConfig(recall=recall),
             memory=options.stay_within(memory),
+            shard=part,
+            found=tuple(found or ()),
             arrays=selection,
             train_arrays=ArraySelection(split=train_split),
         ),

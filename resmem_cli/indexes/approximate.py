@@ -10,10 +10,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from resmem_cli.errors import DataError, UsageError
+from resmem_cli.errors import UsageError
 from resmem_cli.indexes.base import SCANNED, Build, Index, Neighbors, check_search
 from resmem_cli.indexes.proof import nearest_candidates, scan
 from resmem_cli.indexes.space import Space
+from resmem_cli.indexes.stored import damaged, positive, whole
 from resmem_cli.rows import ArrayInMemory, RandomRows
 from resmem_cli.types import Metric, row_blocks
 
@@ -67,6 +68,10 @@ class Quality:
     microseconds: float | None = None
 
 
+Candidates = tuple[NDArray[np.int64], float]
+"""Rows and the codes compared with a query, as `ApproximateIndex.candidates` gives them."""
+
+
 class ApproximateIndex(Index):
     """An index whose candidates are re-ranked by true distances, so that weights are right.
 
@@ -116,7 +121,7 @@ class ApproximateIndex(Index):
         }
 
     def load_common(self, datasets: Mapping[str, RandomRows], parameters: Mapping[str, Any]) -> None:
-        """Set space, vectors, curve and effort from what was stored.
+        """Set vectors, space, curve and effort from what was stored.
 
         Raises
         ------
@@ -124,29 +129,35 @@ class ApproximateIndex(Index):
             If they can't be.
         """
         self.vectors = datasets["vectors"]
+        self.load_space(datasets, parameters)
+        self.load_measured(datasets, parameters)
+
+    def load_space(self, datasets: Mapping[str, RandomRows], parameters: Mapping[str, Any]) -> None:
+        """Set the space of the vectors there are from what was stored; raises as `load_common`."""
         d = self.shape[1]
         try:
             metric = Metric(parameters["metric"])
         except (KeyError, ValueError) as error:
-            raise _damaged("parameters.metric", "is no metric of this tool") from error
-        mean = _whole(datasets, "mean")
-        axes = _whole(datasets, "axes") if "axes" in datasets else None
+            raise damaged("parameters.metric", "is no metric of this tool") from error
+        mean = whole(datasets, "mean")
+        axes = whole(datasets, "axes") if "axes" in datasets else None
         if mean.shape != (d,) or not np.isfinite(mean).all():
-            raise _damaged("mean", f"is not {d:,} finite numbers")
+            raise damaged("mean", f"is not {d:,} finite numbers")
         if axes is not None and (
             len(axes) != d or not 1 <= axes.shape[1] <= d or not np.isfinite(axes).all()
         ):
-            raise _damaged("axes", f"is not up to {d:,} finite columns of {d:,} numbers")
+            raise damaged("axes", f"is not up to {d:,} finite columns of {d:,} numbers")
         self.space = Space(metric, mean, axes)
+
+    def load_measured(self, datasets: Mapping[str, RandomRows], parameters: Mapping[str, Any]) -> None:
+        """Set curve and effort from what was stored; raises as `load_common`."""
         effort = parameters.get("effort")
         if not isinstance(effort, dict) or set(effort) != {"probe", "rerank"}:
-            raise _damaged("parameters.effort", "is not a probe and a rerank")
-        probe, rerank = (_positive(effort[name], f"parameters.effort.{name}") for name in ("probe", "rerank"))
+            raise damaged("parameters.effort", "is not a probe and a rerank")
+        probe, rerank = (positive(effort[name], f"parameters.effort.{name}") for name in ("probe", "rerank"))
         self.effort = Effort(probe, rerank)
         self.curve = _stored_curve(datasets)
-        self.measured_k = (
-            _positive(parameters.get("measured_k"), "parameters.measured_k") if self.curve else 0
-        )
+        self.measured_k = positive(parameters.get("measured_k"), "parameters.measured_k") if self.curve else 0
 
     @property
     @abstractmethod
@@ -185,6 +196,10 @@ class ApproximateIndex(Index):
         compared : float
             How many codes were compared with each query, on average.
         """
+
+    def ordered(self, searched_queries: NDArray[np.float32], count: int, *, probe: int) -> Candidates:
+        """Give the candidates in an order in which few are the first of many: those equally near by row."""
+        return self.candidates(searched_queries, count, probe=probe)
 
     def search(self, queries: NDArray[Any], k: int) -> Neighbors:
         """Find most of the k nearest rows of each query, by (distance, row); see `Index.search`.
@@ -322,28 +337,12 @@ class ApproximateIndex(Index):
 def _stored_curve(datasets: Mapping[str, RandomRows]) -> tuple[Quality, ...]:
     if "curve/probes" not in datasets:
         return ()
-    columns = [_whole(datasets, f"curve/{name}") for name in _CURVE]
+    columns = [whole(datasets, f"curve/{name}") for name in _CURVE]
     curve = tuple(
         Quality(Effort(int(probe), int(rerank)), float(recall), float(compared))
         for probe, rerank, recall, compared in zip(*columns, strict=True)
     )
     for point in curve:
         if min(point.effort.probe, point.effort.rerank) < 1 or not 0 <= point.recall <= 1:
-            raise _damaged("curve", "holds an effort below 1, or a recall that is no share")
+            raise damaged("curve", "holds an effort below 1, or a recall that is no share")
     return curve
-
-
-def _positive(value: Any, field: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise _damaged(field, "is no positive whole number")
-    return value
-
-
-def _damaged(field: str, problem: str) -> DataError:
-    return DataError(problem, field=field, remedy="build the index again")
-
-
-def _whole(datasets: Mapping[str, RandomRows], name: str) -> NDArray[Any]:
-    if name not in datasets:
-        raise _damaged(name, "is missing")
-    return datasets[name].read(0, datasets[name].shape[0])

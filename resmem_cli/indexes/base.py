@@ -290,7 +290,12 @@ def search_others(index: Index, queries: NDArray[Any], own_rows: NDArray[np.int6
         raise UsageError(
             "k out of range", expected=f"1 to {n - 1:,} (the memory's other rows)", found=f"{k:,}"
         )
-    found = index.search(queries, k + 1)
+    return without_own(index.search(queries, k + 1), own_rows)
+
+
+def without_own(found: Neighbors, own_rows: NDArray[np.int64]) -> Neighbors:
+    """Leave each query's own row out of its k + 1 neighbours, or else the last of them."""
+    k = found.rows.shape[1] - 1
     own = found.rows == own_rows[:, None]
     # Where more than k twins precede it, the own row is not among the k + 1: then the last one goes.
     own[~own.any(axis=1), -1] = True

@@ -49,7 +49,7 @@ def true_distances(
         The same bits for a pair of vectors whatever stands beside it; infinite for a row of −1.
     """
     n_queries, m = rows.shape
-    memory = as_rows(vectors).at(rows)
+    memory, places = _array_of(as_rows(vectors), rows)
     distances = np.empty((n_queries, m), np.float64)
     step = max(1, _BLOCK_ELEMENTS // max(1, m * memory.shape[1]))
     columns = row_blocks(m, max(1, _PART_ELEMENTS // memory.shape[1]))
@@ -58,7 +58,7 @@ def true_distances(
     def compare(block: slice) -> None:
         for part in columns:
             # Four times faster than memory[rows] for short rows.
-            found = memory.take(rows[block, part], axis=0)
+            found = memory.take(places[block, part], axis=0)
             differences = directions(found) if metric == Metric.COSINE else found.astype(np.float64)
             differences -= points[block, None, :]
             distances[block, part] = sum_squares(differences)
@@ -95,22 +95,31 @@ def rough_squares(
         A square is off by at most this share of it, and by less than 2⁻¹⁰⁰ besides. Where float32 has no
         square so large, its largest number is given.
     """
-    memory = vectors.at(rows)
+    memory, places = _array_of(vectors, rows)
     d = memory.shape[1]
     plain = memory.dtype == np.float32 and memory.flags.c_contiguous and memory.flags.aligned
     if metric == Metric.COSINE or not plain or queries.dtype not in (np.float16, np.float32):
         distances = true_distances(queries, rows, vectors=vectors, metric=metric)
         return np.square(straight(distances, metric)), (d + 16) * 2.0**-52
     squares = np.empty(rows.shape, np.float32)
-    points, rows = np.ascontiguousarray(queries, np.float32), np.ascontiguousarray(rows)
+    points, places = np.ascontiguousarray(queries, np.float32), np.ascontiguousarray(places)
 
     def compare(block: slice) -> None:
-        parts = (squares[block], points[block], memory, rows[block])
+        parts = (squares[block], points[block], memory, places[block])
         with one_faiss_thread():
-            faiss.fvec_L2sqr_by_idx(*map(faiss.swig_ptr, parts), d, *rows[block].shape)
+            faiss.fvec_L2sqr_by_idx(*map(faiss.swig_ptr, parts), d, *places[block].shape)
 
     for_each_block(compare, row_blocks(len(rows), max(1, _ROUGH_ELEMENTS // max(1, rows.shape[1] * d))))
     wide = np.minimum(squares, _LARGEST, dtype=np.float64)
     wide[rows < 0] = np.inf
     # A difference, its square and a sum of d such are each rounded.
     return wide, (d + 8) * _UNIT
+
+
+def _array_of(vectors: RandomRows, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Give an array that holds some rows, and where in it they are; those of −1 stay so."""
+    memory = vectors.at(rows)
+    if isinstance(memory, np.ndarray):
+        return memory, rows
+    wanted, places = np.unique(rows, return_inverse=True)
+    return memory.take(wanted), np.where(rows < 0, -1, places.reshape(rows.shape))

@@ -181,8 +181,7 @@ class ExactIndex(Index):
         """
         build = replace(build or Build(), metric=self.metric)
         if self._reduced is None or len(kept) < self.shape[0]:
-            parameters = self._asked() if self._given else {}
-            return type(self).build(vectors, parameters=parameters, build=build), ()
+            return type(self).build(vectors, parameters=self.asked, build=build), ()
         reduced = self._reduced.extended(vectors, self.space, build=build)
         return type(self)(vectors, self.space, reduced=reduced, sample=self._sample, given=self._given), ()
 
@@ -250,6 +249,11 @@ class ExactIndex(Index):
                 most=max(width, n // MOST_WITHIN),
                 rounding=rounding,
             )
+
+    @property
+    def asked(self) -> dict[str, int]:
+        """The parameters that were given, and not chosen."""
+        return self._asked() if self._given else {}
 
     def _asked(self) -> dict[str, int]:
         """Give the parameters with which the same would be built again."""

@@ -11,21 +11,23 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from resmem_cli.errors import DataError, UsageError
-from resmem_cli.indexes.approximate import MEASURED_BEFORE, ApproximateIndex, Effort
+from resmem_cli.errors import UsageError
+from resmem_cli.indexes.approximate import MEASURED_BEFORE, ApproximateIndex, Candidates, Effort
 from resmem_cli.indexes.base import Build
 from resmem_cli.indexes.clustering import Centres, default_lists, drawn_sample, learnt_centres, sample_blocks
+from resmem_cli.indexes.list_coder import ListCoder
 from resmem_cli.indexes.list_scanner import ListScanner
 from resmem_cli.indexes.lists import Entries, ListLayout, ListWriter, checked_layout, stored_entries
 from resmem_cli.indexes.parameters import chosen_parameters
 from resmem_cli.indexes.quality import held_out_rows, tune
 from resmem_cli.indexes.space import Space, check_rows, mean_row
+from resmem_cli.indexes.stored import damaged, stored_numbers
 from resmem_cli.rows import ArrayInMemory, RandomRows, as_rows
-from resmem_cli.types import row_blocks
 
 _MEMORY_SHARE = 4  # a block of rows takes one part in so many of the memory
 _MOST_BLOCK_ROWS = 1 << 18
 _LEAST_PROBED, _PROBED_SHARE = 16, 8  # lists, and of the lists one in so many, where nothing was measured
+_MOST_STORED_LISTS = 1 << 24
 _OUTGROWN = 4  # times as many lists would be made for the rows that there are now
 
 
@@ -56,15 +58,14 @@ class InvertedIndex(ApproximateIndex):
     default_rerank: ClassVar[int] = 1
     space_type: ClassVar[type[Space]] = Space
     codebook: NDArray[np.float32] | None = None
-    _centres: Centres
-    _entries: RandomRows
-    _layout: ListLayout
+    centres: Centres
+    entries: RandomRows
+    layout: ListLayout
     _scanner: ListScanner | None = None
 
     def __init__(self, vectors: RandomRows, space: Space, settings: Mapping[str, Any]) -> None:
         self.vectors, self.space, self.settings = vectors, space, dict(settings)
-        lists = settings["lists"]
-        self.effort = Effort(min(lists, max(_LEAST_PROBED, lists // _PROBED_SHARE)), self.default_rerank)
+        self.effort = self._unmeasured_effort()
 
     @classmethod
     def chosen_settings(cls, given: Mapping[str, Any] | None, *, n: int, d: int) -> dict[str, Any]:
@@ -116,6 +117,14 @@ class InvertedIndex(ApproximateIndex):
         The centres are learnt from a sample without the rows held out to measure quality.
         """
         vectors, build = as_rows(vectors), build or Build()
+        index = cls.trained(vectors, parameters=parameters, build=build)
+        index.fill(None, build=build)
+        tune(index, held_out_rows(vectors.shape[0], build), build=build, own_present=True)
+        return index
+
+    @classmethod
+    def trained(cls, vectors: RandomRows, *, parameters: Mapping[str, Any] | None, build: Build) -> Self:
+        """Learn centres and codes, as `build` does first; the lists are still to be filled."""
         n, d = vectors.shape
         settings = cls.chosen_settings(parameters, n=n, d=d)
         mean = mean_row(vectors, build.metric, progress=build.progress)
@@ -139,52 +148,83 @@ class InvertedIndex(ApproximateIndex):
         kept, lists = np.unique(lists, return_inverse=True)
         settings["lists"] = len(kept)
         index = cls(vectors, space, settings)
-        index._centres = Centres(centres.rows[kept])
+        index.centres = Centres(centres.rows[kept])
         index.learn(sample, lists, seed=build.seed)
-        del sample, lists
-        index._fill(None, build=build)
-        tune(index, held_out, build=build, own_present=True)
         return index
 
     @classmethod
     def load(cls, datasets: Mapping[str, RandomRows], parameters: Mapping[str, Any]) -> Self:
         """Make the index from what was stored; the lists stay where they are."""
-        index = cls.__new__(cls)
-        index.load_common(datasets, parameters)
-        index.space = cls.space_type(index.metric, index.space.mean, index.space.axes)
-        n, d = index.shape
-        names = cls.chosen_settings(None, n=n, d=d)
-        try:
-            index.settings = cls.chosen_settings({name: parameters.get(name) for name in names}, n=n, d=d)
-        except UsageError as error:
-            raise _damaged("parameters", str(error)) from error
-        if None in index.settings.values():
-            raise _damaged("parameters", "lack what was chosen when the index was built")
-        n_lists = index.settings["lists"]
+        index = cls.with_learnt(datasets["vectors"], datasets, parameters)
+        index.load_measured(datasets, parameters)
+        n, n_lists = index.shape[0], index.settings["lists"]
         if index.effort.probe > n_lists:
-            raise _damaged("parameters.effort.probe", "is more than there are lists")
-        index._centres = Centres(_stored(datasets, "lists/centroids", (n_lists, index.space.dimension)))
-        if index.codebook_shape is not None:
-            index.codebook = _stored(datasets, "lists/codebook", index.codebook_shape)
-        sizes, index._entries = datasets["lists/sizes"], datasets["lists/entries"]
+            raise damaged("parameters.effort.probe", "is more than there are lists")
+        sizes, index.entries = datasets["lists/sizes"], datasets["lists/entries"]
         if sizes.shape != (n_lists,):
-            raise _damaged("lists/sizes", "is not one number for each list")
-        index._layout = checked_layout(
+            raise damaged("lists/sizes", "is not one number for each list")
+        index.layout = checked_layout(
             sizes.read(0, n_lists),
             n=n,
-            n_bytes=index._entries.shape[0],
+            n_bytes=index.entries.shape[0],
             code_bytes=index.code_bytes,
             interleaved=index.interleaved,
         )
         return index
 
+    @classmethod
+    def with_learnt(
+        cls, vectors: RandomRows, datasets: Mapping[str, RandomRows], parameters: Mapping[str, Any]
+    ) -> Self:
+        """Take over the centres and codes that were stored; the lists are still to be filled.
+
+        Raises
+        ------
+        DataError
+            If they can't be used for these vectors.
+        """
+        index = cls.__new__(cls)
+        index.vectors = vectors
+        index.load_space(datasets, parameters)
+        index.space = cls.space_type(index.metric, index.space.mean, index.space.axes)
+        n, d = index.shape
+        names = cls.chosen_settings(None, n=n, d=d)
+        n_lists = parameters.get("lists")
+        # A shard can have more lists than rows.
+        n = max(n, n_lists) if type(n_lists) is int and n_lists <= _MOST_STORED_LISTS else n
+        try:
+            index.settings = cls.chosen_settings({name: parameters.get(name) for name in names}, n=n, d=d)
+        except UsageError as error:
+            raise damaged("parameters", str(error)) from error
+        if None in index.settings.values():
+            raise damaged("parameters", "lack what was chosen when the index was built")
+        index.centres = Centres(
+            stored_numbers(datasets, "lists/centroids", (index.settings["lists"], index.space.dimension))
+        )
+        if index.codebook_shape is not None:
+            index.codebook = stored_numbers(datasets, "lists/codebook", index.codebook_shape)
+        index.effort = index._unmeasured_effort()
+        return index
+
+    def learnt(self) -> dict[str, RandomRows]:
+        """Give what `with_learnt` takes: mean, axes, `lists/centroids` and `lists/codebook`."""
+        stored: dict[str, RandomRows] = {
+            "mean": ArrayInMemory(self.space.mean),
+            "lists/centroids": ArrayInMemory(self.centres.rows),
+        }
+        if self.space.axes is not None:
+            stored["axes"] = ArrayInMemory(self.space.axes)
+        if self.codebook is not None:
+            stored["lists/codebook"] = ArrayInMemory(self.codebook)
+        return stored
+
     def datasets(self) -> dict[str, RandomRows]:
         """Give the common datasets, `lists/centroids`, `lists/sizes`, `lists/entries`, `lists/codebook`."""
         stored = {
             **self.common_datasets(),
-            "lists/centroids": ArrayInMemory(self._centres.rows),
-            "lists/sizes": ArrayInMemory(self._layout.sizes),
-            "lists/entries": self._entries,
+            "lists/centroids": ArrayInMemory(self.centres.rows),
+            "lists/sizes": ArrayInMemory(self.layout.sizes),
+            "lists/entries": self.entries,
         }
         if self.codebook is not None:
             stored["lists/codebook"] = ArrayInMemory(self.codebook)
@@ -200,9 +240,9 @@ class InvertedIndex(ApproximateIndex):
         The lists are those of a memory built from the same rows with the same centres.
         """
         index = type(self)(vectors, self.space, self.settings)
-        index._centres, index.codebook = self._centres, self.codebook
+        index.centres, index.codebook = self.centres, self.codebook
         index.take_effort(self)
-        index._fill(self, build=build)
+        index.fill(self, build=build)
         notices = [MEASURED_BEFORE] if self.curve else []
         n, n_lists = vectors.shape[0], self.settings["lists"]
         if self._suitable_lists(n) >= _OUTGROWN * n_lists:
@@ -247,52 +287,52 @@ class InvertedIndex(ApproximateIndex):
         """Bytes of one row's code."""
         return int(self.empty_engine(faiss.IndexFlatL2(self.space.dimension)).code_size)
 
-    def candidates(
-        self, searched_queries: NDArray[np.float32], count: int, *, probe: int
-    ) -> tuple[NDArray[np.int64], float]:
+    def candidates(self, searched_queries: NDArray[np.float32], count: int, *, probe: int) -> Candidates:
         """Compare each query with the codes of the `probe` lists whose centres are nearest."""
-        if self._scanner is None:
-            self._scanner = ListScanner(self._new_engine(), self._centres, self._entries, self._layout)
-        together = self.queries_together(probe)
-        return self._scanner.candidates(searched_queries, count, probe=probe, together=together)
+        rows, _, compared = self.nearest_codes(searched_queries, count, probe=probe)
+        return rows, compared
 
-    def _new_engine(self) -> Any:
+    def ordered(self, searched_queries: NDArray[np.float32], count: int, *, probe: int) -> Candidates:
+        """Give the candidates by (distance of their code, row)."""
+        rows, squares, compared = self.nearest_codes(searched_queries, count, probe=probe)
+        return np.take_along_axis(rows, np.lexsort((rows, squares), axis=1), axis=1), compared
+
+    def nearest_codes(
+        self, queries: NDArray[np.float32], count: int, *, probe: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], float]:
+        """Give candidates as `candidates` does, with the squared distances of their codes."""
+        if self._scanner is None:
+            self._scanner = ListScanner(self.new_engine(), self.centres, self.entries, self.layout)
+        return self._scanner.nearest(queries, count, probe=probe, together=self.queries_together(probe))
+
+    def new_engine(self) -> Any:
+        """Make faiss's index with the centres, and without lists."""
         quantizer = faiss.IndexFlatL2(self.space.dimension)
-        quantizer.add(self._centres.rows)
+        quantizer.add(self.centres.rows)
         engine = self.empty_engine(quantizer)
         engine.is_trained = True
         return engine
 
-    def _fill(self, before: Self | None, *, build: Build) -> None:
+    def fill(self, before: Self | None, *, build: Build) -> None:
         """Make the lists: those of an index before, and in them all rows that come after its rows."""
         n, first = self.shape[0], 0 if before is None else before.shape[0]
-        blocks = row_blocks(n - first, self._block_rows(build))
-        lists = build.scratch.array((n - first,), np.int32)
-        sizes = np.zeros(self.settings["lists"], np.int64)
-        if before is not None:
-            sizes += before._layout.sizes
-        largest = 0.0
-        for block in build.progress(blocks, "assigning rows to lists"):
-            searched = self._searched(first, block)
-            lists[block] = self._centres.assign(searched)
-            sizes += np.bincount(lists[block], minlength=len(sizes))
-            largest = max(largest, float(searched.max()), -float(searched.min()))
+        coder = ListCoder(self.centres, block_rows=self.block_rows(build), build=build)
+        largest = coder.assign(n - first, lambda block: self._searched(first, block))
         self.fit_range(largest)
-        engine = self._new_engine()
-        self._layout = ListLayout(sizes, engine.code_size, interleaved=self.interleaved)
-        entries = build.scratch.array((self._layout.n_bytes,), np.uint8)
-        writer = ListWriter(self._layout, entries)
+        engine = self.new_engine()
+        sizes = coder.sizes if before is None else coder.sizes + before.layout.sizes
+        self.layout = ListLayout(sizes, engine.code_size, interleaved=self.interleaved)
+        entries = build.scratch.array((self.layout.n_bytes,), np.uint8)
+        writer = ListWriter(self.layout, entries)
         if before is not None:
-            for entries_before in before._stored_entries(build):
+            for entries_before in before.stored_entries(build):
                 writer.append(*entries_before)
-        for block in build.progress(blocks, "coding rows"):
-            searched = self._searched(first, block)
-            own = lists[block].astype(np.int64)
-            codes = np.zeros((len(own), engine.code_size), np.uint8)
-            pointers = (faiss.swig_ptr(array) for array in (searched, own, codes))
-            engine.encode_vectors(len(own), *pointers)
-            writer.append(own, np.arange(first + block.start, first + block.stop), codes)
-        self._entries = ArrayInMemory(entries)
+        coder.write(writer, engine, first, lambda block: self._searched(first, block))
+        self.entries = ArrayInMemory(entries)
+
+    def _unmeasured_effort(self) -> Effort:
+        lists = self.settings["lists"]
+        return Effort(min(lists, max(_LEAST_PROBED, lists // _PROBED_SHARE)), self.default_rerank)
 
     def _searched(self, first: int, block: slice) -> NDArray[np.float32]:
         """Give a block of the rows after the first ones, as they are searched."""
@@ -300,25 +340,11 @@ class InvertedIndex(ApproximateIndex):
         check_rows(rows, self.metric, first=first + block.start)
         return self.space.searched(rows)
 
-    def _stored_entries(self, build: Build) -> Iterator[Entries]:
+    def stored_entries(self, build: Build) -> Iterator[Entries]:
         """Give the lists, rows and codes of all rows, list by list."""
-        return stored_entries(self._layout, self._entries, block_rows=self._block_rows(build))
+        return stored_entries(self.layout, self.entries, block_rows=self.block_rows(build))
 
-    def _block_rows(self, build: Build) -> int:
+    def block_rows(self, build: Build) -> int:
         """Count the rows whose searched and coded forms take no more than a block may."""
         row_bytes = 64 * self.space.dimension
         return max(1, min(_MOST_BLOCK_ROWS, build.memory // _MEMORY_SHARE // row_bytes))
-
-
-def _stored(datasets: Mapping[str, RandomRows], name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Read an array of finite numbers of a known shape."""
-    if name not in datasets or datasets[name].shape != shape:
-        raise _damaged(name, f"is not of shape {shape}")
-    values = np.ascontiguousarray(datasets[name].read(0, shape[0]), np.float32)
-    if not np.isfinite(values).all():
-        raise _damaged(name, "holds NaN or infinity")
-    return values
-
-
-def _damaged(field: str, problem: str) -> DataError:
-    return DataError(problem, field=field, remedy="build the index again")

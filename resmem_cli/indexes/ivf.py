@@ -49,7 +49,7 @@ class IVFIndex(InvertedIndex):
 
     def learn(self, sample: NDArray[np.float32], lists: NDArray[np.int64], *, seed: int) -> None:
         """Choose float32 for rows so close to their centres that float16 would lose bits."""
-        within, _ = squares_within(sample, lists, self._centres.rows)
+        within, _ = squares_within(sample, lists, self.centres.rows)
         if self.settings["storage"] is None and within < _SMALL**2 * sample.size:
             self.settings["storage"] = StorageType.FLOAT32.value
 

@@ -108,11 +108,11 @@ class IVFPQIndex(InvertedIndex):
     def learn(self, sample: NDArray[np.float32], lists: NDArray[np.int64], *, seed: int) -> None:
         """Choose what is coded, and learn the code words."""
         if self.settings["residual"] is None:
-            within, whole = squares_within(sample, lists, self._centres.rows)
+            within, whole = squares_within(sample, lists, self.centres.rows)
             self.settings["residual"] = within < _RESIDUAL_SHARE * whole
         if self.settings["residual"]:
             for block in sample_blocks(sample):
-                sample[block] -= self._centres.rows[lists[block]]
+                sample[block] -= self.centres.rows[lists[block]]
         parts, bits = self.settings["subquantizers"], self.settings["bits"]
         self.codebook = learnt_code_words(sample, parts, bits=bits, seed=seed)
 

@@ -154,7 +154,7 @@ def _measure(
         seconds_search = seconds_rerank = 0.0
         for block in row_blocks(len(rows), max(1, part_of_memory(16, most=_MOST_BYTES) // (_HELD * most))):
             start = perf_counter()
-            candidates, some_compared = index.candidates(searched[block], most + own, probe=probe)
+            candidates, some_compared = index.ordered(searched[block], most + own, probe=probe)
             seconds_search += perf_counter() - start
             # The whole number that the mean is of, so that the blocks change nothing.
             compared += round(some_compared * len(candidates))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from resmem_cli.artifacts.formats import PREDICTIONS
 from resmem_cli.artifacts.provenance import InputRecord
 from resmem_cli.artifacts.reader import Artifact, open_artifact
+from resmem_cli.artifacts.sharded import refuse_shard
 from resmem_cli.artifacts.structure import DAMAGED
 from resmem_cli.errors import DataError
 from resmem_cli.metrics import changed_examples
@@ -62,6 +63,8 @@ class RunColumns:
     Attributes
     ----------
     path : pathlib.Path
+    files : tuple of pathlib.Path
+        All that were read: a manifest's shards too.
     parameters : mapping
     record : InputRecord
         Its lineage.
@@ -91,6 +94,7 @@ class RunColumns:
     """
 
     path: Path
+    files: tuple[Path, ...]
     parameters: Mapping[str, Any]
     record: InputRecord
     residuals_digest: str | None
@@ -144,6 +148,7 @@ def read_run(
         If there is no such file, or it can't be used.
     """
     with open_artifact(path, PREDICTIONS) as file:
+        refuse_shard(file)
         if "labels" not in file:
             raise DataError(
                 "has no labels to compare with", file=path, remedy="predict queries that have labels"
@@ -168,6 +173,7 @@ def read_run(
         confidence = file.read_optional("base_confidence")
         return RunColumns(
             path=path,
+            files=file.files,
             parameters={**file.parameters, **{name: file.number(name) for name in _NUMBERS}},
             record=InputRecord("predictions", path.name, PREDICTIONS.name, file.header.content_digest),
             residuals_digest=next((r.digest for r in file.header.inputs if r.role == "residuals"), None),

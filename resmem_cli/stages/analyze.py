@@ -130,7 +130,10 @@ def analyze(
     output = None if output is None else Path(output)
     html = None if config.html is None else Path(config.html)
     others = (config.tuning, config.residuals, config.groups)
-    reads = [*(run.path for run in runs), *(Path(path) for path in others if path is not None)]
+    reads = [
+        *(file for run in runs for file in run.files),
+        *(Path(path) for path in others if path is not None),
+    ]
     figures = None if config.figures is None else Path(config.figures)
     _check_outputs(output, html, figures, reads, clobber=clobber)
     files = _draw(report, config, runs, clobber=clobber)

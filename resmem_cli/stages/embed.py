@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from resmem_cli.artifacts.formats import EMBEDDINGS
 from resmem_cli.artifacts.writer import ArtifactWriter
-from resmem_cli.errors import UsageError
+from resmem_cli.errors import DataError
+from resmem_cli.shards import shard_parameters, shard_rows
 from resmem_cli.stages.embedding.batches import Batches
 from resmem_cli.stages.embedding.config import EmbedConfig, check_config
 from resmem_cli.stages.embedding.inputs import open_inputs
@@ -58,7 +61,7 @@ def embed(
     config = config or EmbedConfig()
     check_config(config)
     with open_inputs(checkpoint, inputs, output.parent, config) as opened:
-        rows = _shard(opened.n, config.shard)
+        rows = shard_rows(opened.n, config.shard)
         with ArtifactWriter(
             output,
             EMBEDDINGS,
@@ -70,20 +73,14 @@ def embed(
         ) as writer:
             kept = writer.restore()
             written = RowWriter(writer, opened.batches, rows, n_done=kept, storage=config.storage)
-            _run(opened.batches, written, progress)
+            with _naming_weights(checkpoint):
+                _run(opened.batches, written, progress)
             opened.batches.write_rest(writer, rows)
             writer.set_parameters(
                 **opened.parameters,
                 encoder=opened.encoder,
                 n_classes=opened.batches.n_classes,
-                shard=None
-                if config.shard is None
-                else {
-                    "shard": config.shard[0],
-                    "of": config.shard[1],
-                    "first_row": rows.start,
-                    "n": opened.n,
-                },
+                **shard_parameters(opened.n, config.shard),
             )
             discarded = writer.discarded
     notices = list(opened.notices)
@@ -130,13 +127,16 @@ def list_layers(
     return StageResult("embed", None, {"layers": layers}, notices)
 
 
-def _shard(n_rows: int, shard: tuple[int, int] | None) -> slice:
-    if shard is None:
-        return slice(0, n_rows)
-    number, of = shard
-    if of > n_rows:
-        raise UsageError(f"--shard: more shards than the {n_rows:,} rows", found=of)
-    return slice((number - 1) * n_rows // of, number * n_rows // of)
+@contextmanager
+def _naming_weights(checkpoint: Path) -> Iterator[None]:
+    """Name the checkpoint too in errors about what the network made of the inputs, which know no remedy."""
+    try:
+        yield
+    except DataError as error:
+        if error.remedy is not None:
+            raise
+        remedy = f"look at the inputs, and at the weights in {checkpoint}"
+        raise DataError(error.problem, file=error.file, found=error.found, remedy=remedy) from error
 
 
 def _run(batches: Batches, written: RowWriter, progress: Progress) -> None:

@@ -89,16 +89,16 @@ def export(
         table: Table | None
         if suffix == _DOCUMENT:
             table = _document(path, found, what)
-            with new_file(output, reads=[path], clobber=clobber) as stream:
+            with new_file(output, reads=artifact.files, clobber=clobber) as stream:
                 stream.write(artifact.read("document").tobytes())
             figures: dict[str, Any] = {"rows": None, "columns": None, "arrays": None}
         elif suffix == _ARCHIVE:
             table = None if what in (None, ALL) else _choose(path, [*found, ALL], found, what)
-            with new_file(output, reads=[path], clobber=clobber) as stream:
+            with new_file(output, reads=artifact.files, clobber=clobber) as stream:
                 figures = _write_archive(stream, artifact, table, block_rows, progress)
         else:
             table = _choose(path, list(found), found, what)
-            with new_file(output, reads=[path], clobber=clobber) as stream, naming_file(output):
+            with new_file(output, reads=artifact.files, clobber=clobber) as stream, naming_file(output):
                 figures = _write_table(stream, _TABLES[suffix], artifact, table, block_rows, progress)
     name = ALL if table is None else table.name
     others = [other for other in found if other != name]

@@ -74,8 +74,15 @@ def check_queries(source: EmbeddingSource, *, d: int) -> None:
         )
 
 
-def quality_record(index: Index, target: QualityTarget | None) -> dict[str, Any] | None:
-    """Say in the artifact what the index's search was tuned to; None if its quality was not measured."""
+def quality_record(
+    index: Index, target: QualityTarget | None, *, later: bool = False
+) -> dict[str, Any] | None:
+    """Say in the artifact what the index's search was tuned to; None if its quality was not measured.
+
+    Of a shard, say what the search of all is to be tuned to later.
+    """
+    if later and target is not None and isinstance(index, ApproximateIndex):
+        return {"target_recall": target.recall, "k": target.k, "measured_on": None}
     if not isinstance(index, ApproximateIndex) or target is None or not index.curve:
         return None
     measured_on = "held-out rows" if target.given is None else "queries"

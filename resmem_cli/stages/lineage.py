@@ -62,13 +62,16 @@ def own_rows_notices(index_file: Artifact, source: EmbeddingSource) -> list[str]
     ]
 
 
-def check_network(file: Artifact, source: EmbeddingSource) -> None:
-    """Refuse rows that were not made by the network of an index or residuals; raises as `check_lineage`."""
+def check_network(file: Artifact, source: EmbeddingSource, *, logits: bool = True) -> None:
+    """Refuse rows that were not made by the network of an index or residuals; raises as `check_lineage`.
+
+    Their logits are not looked at where they are not needed.
+    """
     if "d" in file.dimensions:
         remedy = "use one layer of one network"
         _same("dimension", file.path, file.dimensions["d"], source.path, source.d, remedy=remedy)
     n_classes = file.parameters.get("n_classes")
-    if n_classes is not None:
+    if n_classes is not None and logits:
         found = source.require_logits().shape[1]
         _same("number of classes", file.path, n_classes, source.path, found, remedy="use one network")
     made_by = file.parameters.get("encoder")

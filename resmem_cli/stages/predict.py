@@ -7,9 +7,13 @@ from pathlib import Path
 
 from resmem_cli.artifacts.formats import INDEX, PREDICTIONS, RESIDUALS
 from resmem_cli.artifacts.reader import open_artifact
+from resmem_cli.artifacts.shard_formats import NEIGHBORS
+from resmem_cli.artifacts.sharded import refuse_shard
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import DataError, UsageError, naming_file
 from resmem_cli.memory_size import memory_budget
+from resmem_cli.shards import shard_parameters, shard_rows
+from resmem_cli.stages.found import FoundBefore, Searched
 from resmem_cli.stages.lineage import artifact_record, check_lineage, own_rows_notices
 from resmem_cli.stages.predict_config import (
     PredictConfig,
@@ -77,7 +81,10 @@ def predict(
         stack.enter_context(memory_budget(config.memory))
         index_file = stack.enter_context(open_artifact(index, INDEX))
         memory_file = stack.enter_context(open_artifact(residuals, RESIDUALS))
-        source = stack.enter_context(open_embeddings(queries, config.arrays))
+        whole = stack.enter_context(open_embeddings(queries, config.arrays))
+        source = whole.part(shard_rows(whole.n, config.shard))
+        for file in (index_file, memory_file):
+            refuse_shard(file)
         check_lineage(index_file, memory_file, source)
         tuning = tuning_choice(config)
         memory = StoredMemory(memory_file)
@@ -107,6 +114,14 @@ def predict(
         searched = load_index(index_file)
         with naming_file(index):
             prepare_search(searched, config.search)
+        found = None
+        if config.found:
+            width = k if comparison is None else comparison.k
+            asked = Searched(
+                whole.embeddings_digest, index_file.parameters["embeddings_digest"], whole.n, None, width
+            )
+            files = [stack.enter_context(open_artifact(path, NEIGHBORS)) for path in config.found]
+            found = FoundBefore(files, searched, asked, wanted=shard_rows(whole.n, config.shard))
         notices = [*source.notices, *_top_logits_notices(source, memory, residuals)]
         parameters = {
             "method": str(config.method),
@@ -123,13 +138,20 @@ def predict(
             "n_memory": n,
             "top_scores": config.top_scores,
             "search": search_record(searched),
+            **shard_parameters(whole.n, config.shard),
         }
         writer = stack.enter_context(
             ArtifactWriter(
                 output,
                 PREDICTIONS,
                 parameters=parameters,
-                reads=(*source.files, index, residuals, *(() if tuning is None else (tuning.path,))),
+                reads=(
+                    *source.files,
+                    *index_file.files,
+                    *memory_file.files,
+                    *(() if tuning is None else (tuning.path,)),
+                    *(() if found is None else found.files),
+                ),
                 clobber=clobber,
             )
         )
@@ -141,7 +163,8 @@ def predict(
         )
         writer.set_parameters(queries_digest=source.embeddings_digest)
         notices += own_rows_notices(index_file, source)
-        if tuning is not None and (marks := tuning.tuned_on(source)) is not None:
+        if tuning is not None and (marks := tuning.tuned_on(whole)) is not None:
+            marks = marks[shard_rows(whole.n, config.shard)]
             writer.write("tuned_on", marks)
             notices.append(f"{int(marks.sum()):,} of {source.n:,} queries were tuned on, and count here too")
         run = PredictionRun(
@@ -150,6 +173,8 @@ def predict(
             source,
             writer,
             index_path=index,
+            found=found,
+            first_query=shard_rows(whole.n, config.shard).start,
             answer=Answer(
                 settings=settings,
                 method=config.method,

@@ -59,6 +59,10 @@ class PredictConfig:
         Store only this many best scores of each query.
     block_rows : int or None
         Queries at a time; None to choose. Changes nothing in the result.
+    shard : (int, int) or None
+        ``(i, N)``: only the i-th, from 1, of N equal ranges of the queries.
+    found : tuple of pathlib.Path
+        What `search` found, in place of a search: files of all queries and of all of the memory.
     search : SearchConfig
         How hard an approximate index searches, and with what.
     memory : int
@@ -80,6 +84,8 @@ class PredictConfig:
     method: Method = Method.RESMEM
     top_scores: int | None = None
     block_rows: int | None = None
+    shard: tuple[int, int] | None = None
+    found: tuple[Path, ...] = ()
     search: SearchConfig = field(default_factory=SearchConfig)
     memory: int = DEFAULT_MEMORY
     arrays: ArraySelection = field(default_factory=ArraySelection)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resmem_cli.artifacts.formats import PREDICTIONS
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import naming_file
 from resmem_cli.gate import Gate
@@ -19,6 +20,7 @@ from resmem_cli.indexes.space import check_rows
 from resmem_cli.largest import largest_entries
 from resmem_cli.prediction import Prediction, predict_from_neighbors
 from resmem_cli.settings import Settings, Softening
+from resmem_cli.stages.found import FoundBefore
 from resmem_cli.stages.overlap import overlapped
 from resmem_cli.stages.sources import EmbeddingSource
 from resmem_cli.stages.stored_memory import StoredMemory
@@ -92,6 +94,10 @@ class PredictionRun:
         The file of the index, for errors.
     answer : Answer
         What to compute.
+    found : FoundBefore or None
+        Neighbours in place of a search.
+    first_query : int
+        The number of the first query among those of `found`.
 
     Attributes
     ----------
@@ -108,9 +114,12 @@ class PredictionRun:
         *,
         index_path: Path,
         answer: Answer,
+        found: FoundBefore | None = None,
+        first_query: int = 0,
     ) -> None:
         self._index = index
         self._index_path = index_path
+        self._found, self._first_query = found, first_query
         self._memory = memory
         self._source = source
         self._writer = writer
@@ -169,8 +178,9 @@ class PredictionRun:
         if self._answer.comparison is not None:
             n_methods = len(self._answer.comparison.methods)
             declared |= {f"compared/{name}": ((n, n_methods), dtype) for name, dtype in _COMPARED.items()}
-        for name, (shape, dtype) in declared.items():
-            writer.create(name, shape, dtype)
+        for spec in PREDICTIONS.datasets:  # in the order that `merge` knows too
+            if spec.path in declared:
+                writer.create(spec.path, *declared[spec.path])
         writer.write("class_counts", np.bincount(self._memory.labels, minlength=n_classes).astype(np.int64))
         names = self._memory.class_names if source.class_names is None else source.class_names
         for name, values in (("labels", source.labels), ("ids", source.ids), ("class_names", names)):
@@ -193,7 +203,7 @@ class PredictionRun:
         with naming_file(self._source.path):
             check_rows(embeddings, self._index.metric, first=block.start, what="query")
         with naming_file(self._index_path):
-            whole = self._index.search(embeddings, k if comparison is None else comparison.k)
+            whole = self._search(block, embeddings, k if comparison is None else comparison.k)
             found = whole
             if whole.rows.shape[1] > k:
                 found = self._nearest(embeddings, whole, k)
@@ -216,6 +226,11 @@ class PredictionRun:
                 gated=by_gate[comparison.gate],
             )
         return _Done(found, labels, prediction, self._as_probabilities(prediction), compared)
+
+    def _search(self, block: slice, embeddings: NDArray[Any], k: int) -> Neighbors:
+        if self._found is None:
+            return self._index.search(embeddings, k)
+        return self._found.search(block, embeddings, first=self._first_query)
 
     def _nearest(self, embeddings: NDArray[Any], whole: Neighbors, k: int) -> Neighbors:
         """Give what a search for k neighbours finds, where one for more was made."""

@@ -21,6 +21,7 @@ from resmem_cli.residuals import (
     compute_top_residuals,
     residuals_of_top_logits,
 )
+from resmem_cli.shards import shard_parameters, shard_rows
 from resmem_cli.stages.sources import EmbeddingSource, open_embeddings
 from resmem_cli.stages.streaming import rows_within
 from resmem_cli.stages.top_logits import TopLogitRows
@@ -43,6 +44,8 @@ class ResidualizeConfig:
         of the corrected logits, and all entries are kept.
     block_rows : int or None
         Rows at a time; None to fill the memory budget.
+    shard : (int, int) or None
+        ``(i, N)``: only the i-th, from 1, of N equal ranges of rows.
     arrays : ArraySelection
         Which arrays, where the input is exported arrays.
     """
@@ -51,6 +54,7 @@ class ResidualizeConfig:
     top: int | None = None
     space: ResidualSpace = ResidualSpace.PROBABILITY
     block_rows: int | None = None
+    shard: tuple[int, int] | None = None
     arrays: ArraySelection = field(default_factory=ArraySelection)
 
 
@@ -100,9 +104,10 @@ def residualize(
         raise UsageError("--block-rows out of range", expected="at least 1", found=config.block_rows)
     if config.space == ResidualSpace.LOGIT and config.top is not None:
         raise UsageError("--top keeps entries that sum to 0", expected="--space probability")
-    with open_embeddings(embeddings, config.arrays) as source:
-        logits, labels = source.require_logits(), source.require_labels()
-        n, n_classes = logits.shape
+    with open_embeddings(embeddings, config.arrays) as whole:
+        whole.require_logits(), whole.require_labels()
+        source = whole.part(shard_rows(whole.n, config.shard))
+        n_classes = source.require_logits().shape[1]
         if source.top_logits and config.space == ResidualSpace.LOGIT:
             raise UsageError(
                 "has the largest logits of each row only",
@@ -120,6 +125,7 @@ def residualize(
             "space": str(config.space),
             "n_classes": n_classes,
             "encoder": source.encoder,
+            **shard_parameters(whole.n, config.shard),
         }
         with ArtifactWriter(
             output,
@@ -132,19 +138,19 @@ def residualize(
             if choice is not None:
                 choice.check_memory(source.path, source.embeddings_digest)
             writer.set_parameters(embeddings_digest=source.embeddings_digest)
-            declare_residuals(writer, n, n_classes, top=config.top)
-            n_right = append_residuals(writer, source, config, progress)
-            writer.write("labels", labels)
+            declare_residuals(writer, source.n, n_classes, top=config.top)
+            n_right = append_residuals(writer, source, config, progress, of=whole)
+            writer.write("labels", source.require_labels())
             for name, values in (("ids", source.ids), ("class_names", source.class_names)):
                 if values is not None:
                     writer.write(name, values)
     summary = {
-        "rows": n,
+        "rows": source.n,
         "classes": n_classes,
         "temperature": config.temperature,
         "top": config.top,
         "space": str(config.space),
-        "base_accuracy": n_right / n,
+        "base_accuracy": n_right / source.n,
     }
     return StageResult("residualize", output, summary, source.notices)
 
@@ -159,15 +165,23 @@ def declare_residuals(writer: ArtifactWriter, n: int, n_classes: int, *, top: in
 
 
 def append_residuals(
-    writer: ArtifactWriter, source: EmbeddingSource, config: ResidualizeConfig, progress: Progress
+    writer: ArtifactWriter,
+    source: EmbeddingSource,
+    config: ResidualizeConfig,
+    progress: Progress,
+    *,
+    of: EmbeddingSource | None = None,
 ) -> int:
-    """Write the residuals of all rows; count those whose largest logit is the label's."""
+    """Write the residuals of all rows; count those whose largest logit is the label's.
+
+    Where the source is a range of the rows of another, the means of the classes are those of that.
+    """
     logits, labels = source.require_logits(), source.require_labels()
     n, n_classes = logits.shape
     width = source.top_logits.n_kept if source.top_logits else n_classes
     step = config.block_rows or rows_within((n, width), np.dtype(np.float32))
     n_right = 0
-    means = _class_means(source, step, progress) if config.space == ResidualSpace.LOGIT else None
+    means = _class_means(of or source, step, progress) if config.space == ResidualSpace.LOGIT else None
     for block in progress(row_blocks(n, step), "residuals"):
         own = labels[block]
         if source.top_logits and config.top is not None:

@@ -16,7 +16,8 @@ from resmem_cli.errors import MissingInputError, ResmemError, UsageError
 from resmem_cli.files import require_file
 from resmem_cli.memory_size import DEFAULT_MEMORY
 from resmem_cli.stages.analyze import AnalyzeConfig, analyze
-from resmem_cli.stages.index import IndexConfig, index
+from resmem_cli.stages.index import index
+from resmem_cli.stages.index_config import IndexConfig
 from resmem_cli.stages.makefile import NOT_FOR_MAKE, Step, makefile
 from resmem_cli.stages.predict import predict
 from resmem_cli.stages.predict_config import PredictConfig

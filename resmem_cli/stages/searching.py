@@ -9,6 +9,7 @@ from resmem_cli.errors import UsageError
 from resmem_cli.indexes.approximate import ApproximateIndex
 from resmem_cli.indexes.base import Index
 from resmem_cli.indexes.exact import ExactIndex
+from resmem_cli.indexes.sharded import ShardedExact
 
 BACKENDS = ("faiss", "torch")
 
@@ -76,7 +77,7 @@ def prepare_search(index: Index, config: SearchConfig) -> None:
         raise UsageError(
             "an exact index finds all neighbours", expected="no --recall, --nprobe, --ef-search or --rerank"
         )
-    if config.backend == "torch" and isinstance(index, ExactIndex):
+    if config.backend == "torch" and isinstance(index, ExactIndex | ShardedExact):
         from resmem_cli.models.search import TorchSearch
 
         index.engine = TorchSearch(config.device)

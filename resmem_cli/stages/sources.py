@@ -25,6 +25,7 @@ from resmem_cli.artifacts.provenance import (
 )
 from resmem_cli.artifacts.reader import Artifact, is_artifact, open_artifact
 from resmem_cli.errors import DataError, UsageError
+from resmem_cli.rows import RowRange
 from resmem_cli.stages.top_logits import TOP_LOGITS, SpreadLogits, TopLogitRows
 from resmem_cli.types import ArraySelection, Closing, row_blocks
 
@@ -74,6 +75,7 @@ class EmbeddingSource(Closing):
         self.path = path
         self.files = files
         self.notices = notices
+        self._parameters = parameters
         self.sources: Mapping[str, str] = parameters["sources"]
         self.encoder: Mapping[str, Any] | None = parameters.get("encoder")
         self.embeddings = arrays["embeddings"]
@@ -132,6 +134,10 @@ class EmbeddingSource(Closing):
     def embeddings_digest(self) -> str:
         """Digest of the embeddings alone: what an index and residuals must have in common."""
         return content_digest({"embeddings": self._dataset_digest("embeddings")})
+
+    def part(self, rows: slice) -> EmbeddingSource:
+        """Give a range of the rows, as a source of its own; its digests are those of the whole."""
+        return self if rows == slice(0, self.n) else _PartSource(self, rows)
 
     def record(self, role: str) -> InputRecord:
         """Describe this source for the lineage of what is made from it."""
@@ -262,6 +268,30 @@ def _check_labels(path: Path, labels: NDArray[np.int32] | None, n_classes: int |
         )
 
 
+class _PartSource(EmbeddingSource):
+    def __init__(self, whole: EmbeddingSource, rows: slice) -> None:
+        def is_cut(name: str) -> bool:
+            return EMBEDDINGS.spec(name).dims[0] == EMBEDDINGS.row_axis
+
+        super().__init__(
+            whole.path,
+            {name: RowRange(array, rows) if is_cut(name) else array for name, array in whole.arrays.items()},
+            parameters=whole._parameters,
+            kind=whole._kind,
+            files=whole.files,
+            notices=whole.notices,
+        )
+        self._of = whole
+
+    @cached_property
+    def digest(self) -> str:
+        return self._of.digest
+
+    @cached_property
+    def embeddings_digest(self) -> str:
+        return self._of.embeddings_digest
+
+
 class _ArtifactSource(EmbeddingSource):
     def __init__(self, artifact: Artifact) -> None:
         arrays: dict[str, RowSource] = {name: artifact.rows(name) for name in artifact.shapes}
@@ -273,12 +303,17 @@ class _ArtifactSource(EmbeddingSource):
             arrays,
             parameters=artifact.parameters,
             kind=EMBEDDINGS.name,
-            files=(artifact.path,),
+            files=artifact.files,
         )
         _check_labels(artifact.path, self.labels, self.n_classes)
         self._content_digest = artifact.header.content_digest
         self._digests = dict(artifact.digests)
+        self._embeddings_digest = artifact.embeddings_digest
 
     @cached_property
     def digest(self) -> str:
         return self._content_digest
+
+    @cached_property
+    def embeddings_digest(self) -> str:
+        return self._embeddings_digest or content_digest({"embeddings": self._dataset_digest("embeddings")})

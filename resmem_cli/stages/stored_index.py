@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from resmem_cli.artifacts.reader import Artifact
@@ -9,6 +10,8 @@ from resmem_cli.artifacts.structure import DAMAGED
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import DataError, naming_file
 from resmem_cli.indexes.base import Index, index_kinds
+from resmem_cli.indexes.sharded import sharded_index
+from resmem_cli.memory_size import memory_budget, part_of_memory
 from resmem_cli.stages.streaming import rows_within
 from resmem_cli.types import Metric, Progress, no_progress, row_blocks
 
@@ -19,11 +22,20 @@ _NOT_SEARCHED = ("ids",)
 def load_index(index_file: Artifact) -> Index:
     """Load the index of an open index artifact; its vectors stay in the file.
 
+    One in shards is loaded as an index of each, which are searched one after the other.
+
     Raises
     ------
     DataError
         If its kind or metric is unknown, or its datasets do not fit together.
     """
+    if index_file.shards:
+        # What every shard keeps in memory is a part of what one index would.
+        with memory_budget(part_of_memory(len(index_file.shards), most=sys.maxsize)):
+            shards = [load_index(shard) for shard in index_file.shards]
+        measured = {name: index_file.rows(name) for name in index_file.own_names}
+        with naming_file(index_file.path):
+            return sharded_index(shards, measured, _search_parameters(index_file))
     kinds = index_kinds()
     kind = index_file.parameters["kind"]
     if not isinstance(kind, str) or kind not in kinds:

@@ -92,7 +92,12 @@ class StoredMemory:
 
     def entries(self, rows: NDArray[np.int64], classes: NDArray[np.int32]) -> NDArray[np.float32]:
         """Give one class's entry of each neighbour's residual; see `Residuals.entries`."""
-        stored = [mapped.at(rows) for mapped in self._maps]
+        if self._artifact.shards:
+            wanted, places = np.unique(rows, return_inverse=True)
+            rows = places.reshape(rows.shape)
+            stored = [mapped.at(wanted)[wanted] for mapped in self._maps]
+        else:
+            stored = [mapped.at(rows) for mapped in self._maps]
         if len(stored) == 2:
             top = TopResiduals(stored[0], stored[1], self.n_classes)
             return TopMemory(top).entries(rows, classes)
@@ -101,8 +106,8 @@ class StoredMemory:
     def _correct(
         self, scores: NDArray[np.float32], rows: NDArray[np.int64], weights: NDArray[np.float32]
     ) -> Truncation | None:
-        if len(self.labels) * self._row_bytes > _CACHED_BYTES:
-            # Each page is touched once, in the order of the file.
+        if self._artifact.shards or len(self.labels) * self._row_bytes > _CACHED_BYTES:
+            # Each page is touched once, in the order of the file, or of the shards.
             wanted, places = np.unique(rows, return_inverse=True)
             rows = places.reshape(rows.shape)  # numpy 1 gives them flat
             stored = [mapped.at(wanted)[wanted] for mapped in self._maps]

@@ -13,6 +13,7 @@ from resmem_cli.arrays.base import RowSource
 from resmem_cli.indexes.base import Index
 from resmem_cli.indexes.scale import search_rows
 from resmem_cli.memory_size import part_of_memory
+from resmem_cli.rows import PickedRows
 from resmem_cli.scratch import Scratch
 from resmem_cli.types import row_blocks
 
@@ -66,6 +67,32 @@ def read_chosen(
                 check(read, block.start)
             taken[some] = read[chosen[some] - block.start]
     return taken
+
+
+class PickedFromBlocks:
+    """Rows of a source, at random too: what is picked is read in order, in blocks, when it is asked for.
+
+    Parameters
+    ----------
+    rows : RowSource
+        (n, ...).
+    scratch : Scratch
+        Makes the arrays of what is picked.
+    """
+
+    def __init__(self, rows: RowSource, scratch: Scratch) -> None:
+        self._rows, self._scratch = rows, scratch
+        self.shape, self.dtype = rows.shape, rows.dtype
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Give rows `start` to `stop`."""
+        return self._rows.read(start, min(stop, self.shape[0]))
+
+    def at(self, rows: NDArray[np.int64]) -> Any:
+        """Give what `take` and an index of rows pick from, as from the whole array."""
+        return PickedRows(
+            self.shape, self.dtype, lambda wanted: read_chosen(self._rows, wanted, scratch=self._scratch)
+        )
 
 
 def query_rows(index: Index, *, n_classes: int, k: int) -> int:

@@ -14,14 +14,19 @@ from resmem_cli.arrays.class_weights import read_class_weights
 from resmem_cli.artifacts.formats import INDEX
 from resmem_cli.artifacts.reader import open_artifact
 from resmem_cli.artifacts.result_formats import TUNING
+from resmem_cli.artifacts.shard_formats import NEIGHBORS
+from resmem_cli.artifacts.sharded import refuse_shard
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import naming_file
+from resmem_cli.indexes.base import Index
 from resmem_cli.memory_size import memory_budget
 from resmem_cli.scratch import Scratch
+from resmem_cli.stages.found import FoundBefore, Searched, write_neighbors
 from resmem_cli.stages.lineage import artifact_record, check_network, check_same_rows, own_rows_notices
 from resmem_cli.stages.searching import prepare_search, search_record
 from resmem_cli.stages.sources import EmbeddingSource, open_embeddings
 from resmem_cli.stages.stored_index import load_index
+from resmem_cli.stages.streaming import query_rows
 from resmem_cli.stages.tune_config import BALANCED, TuneConfig, check_config, lay_grid, refines
 from resmem_cli.stages.tuning_choice import Chosen, choose_settings
 from resmem_cli.stages.tuning_data import (
@@ -29,6 +34,7 @@ from resmem_cli.stages.tuning_data import (
     TuningQueries,
     check_top,
     draw_rows,
+    read_queries,
     search_queries,
     weigh_queries,
 )
@@ -77,6 +83,7 @@ def tune(
         stack.enter_context(memory_budget(config.memory))
         index_file = stack.enter_context(open_artifact(index, INDEX))
         memory = stack.enter_context(open_embeddings(train, config.train_arrays))
+        refuse_shard(index_file)
         check_same_rows(index_file, memory)
         memory.require_labels()
         n_classes = memory.require_logits().shape[1]
@@ -91,17 +98,54 @@ def tune(
         with naming_file(index):
             prepare_search(searched, config.search)
         grid = lay_grid(config, index_file, memory, one_less=config.leave_one_out)
-        reads, class_weights = [*memory.files, *source.files, index], None
+        scratch = Scratch(output.parent)
+        chosen_on = memory if config.leave_one_out else source
+        n_rows = chosen_on.n
+        count = config.sample if config.leave_one_out else round((config.fraction or 1) * n_rows)
+        rows = draw_rows(n_rows, max(1, count), seed=config.seed)
+        asked = Searched(
+            chosen_on.embeddings_digest,
+            index_file.parameters["embeddings_digest"],
+            n_rows if rows is None else len(rows),
+            rows,
+            max(grid.k) + config.leave_one_out,
+        )
+        if config.shard is not None:
+            writer = stack.enter_context(
+                ArtifactWriter(
+                    output, NEIGHBORS, reads=(*chosen_on.files, *index_file.files), clobber=clobber
+                )
+            )
+            writer.add_inputs(chosen_on.record("queries"), artifact_record("index", index_file))
+            return _search_only(
+                writer, searched, chosen_on, asked, config, scratch=scratch, progress=progress
+            )
+        found_files = [stack.enter_context(open_artifact(path, NEIGHBORS)) for path in config.found]
+        before = FoundBefore(found_files, searched, asked) if config.found else None
+        reads, class_weights = [*memory.files, *source.files, *index_file.files], None
+        reads += [] if before is None else before.files
         if config.class_weights not in (None, BALANCED):
             reads.append(Path(str(config.class_weights)))
             class_weights = read_class_weights(reads[-1], n_classes)
         writer = stack.enter_context(ArtifactWriter(output, TUNING, reads=reads, clobber=clobber))
-        scratch = Scratch(output.parent)
 
-        def tuner(of: EmbeddingSource, rows: NDArray[np.int64] | None, *, others: bool) -> _Tuning:
+        def tuner(
+            of: EmbeddingSource,
+            rows: NDArray[np.int64] | None,
+            *,
+            others: bool,
+            before: FoundBefore | None = None,
+        ) -> _Tuning:
             with naming_file(index):
                 found = search_queries(
-                    searched, of, rows, max(grid.k), others=others, scratch=scratch, progress=progress
+                    searched,
+                    of,
+                    rows,
+                    max(grid.k),
+                    others=others,
+                    scratch=scratch,
+                    progress=progress,
+                    before=before,
                 )
             residuals = MemoryResiduals(
                 memory, found.memory_rows, space=config.space, top=top, scratch=scratch
@@ -121,11 +165,7 @@ def tune(
                 ),
             )
 
-        chosen_on = memory if config.leave_one_out else source
-        n_rows = chosen_on.n
-        count = config.sample if config.leave_one_out else round((config.fraction or 1) * n_rows)
-        rows = draw_rows(n_rows, max(1, count), seed=config.seed)
-        tuning = tuner(chosen_on, rows, others=config.leave_one_out)
+        tuning = tuner(chosen_on, rows, others=config.leave_one_out, before=before)
         chosen = choose_settings(
             tuning.tuner,
             grid,
@@ -175,6 +215,36 @@ def tune(
     }
     notices = (*source.notices, *found_itself, *_notices(config, chosen, elsewhere, output))
     return StageResult("tune", output, summary, notices)
+
+
+def _search_only(
+    writer: ArtifactWriter,
+    index: Index,
+    source: EmbeddingSource,
+    asked: Searched,
+    config: TuneConfig,
+    *,
+    scratch: Scratch,
+    progress: Progress,
+) -> StageResult:
+    """Write the neighbours of a range of what is tuned on, for `found`."""
+    numbers = np.arange(source.n) if asked.rows is None else asked.rows
+
+    def read(block: slice) -> NDArray[Any]:
+        return read_queries(index, source, numbers[block], scratch=scratch)
+
+    n_searched = write_neighbors(
+        writer,
+        index,
+        asked,
+        read,
+        shard=config.shard,
+        memory_shard=None,
+        step=query_rows(index, n_classes=1, k=asked.k),
+        progress=progress,
+    )
+    summary = {"searched": n_searched, "of": asked.n, "k": asked.k}
+    return StageResult("tune", writer.path, summary, source.notices)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,10 @@ class TuneConfig:
         How an approximate index searches.
     memory : int
         Bytes of anonymous memory to stay within.
+    shard : (int, int) or None
+        ``(i, N)``: only search, for the i-th, from 1, of N equal ranges of what is tuned on.
+    found : tuple of pathlib.Path
+        What such searches found, in place of a search.
     arrays, train_arrays : ArraySelection
         Which arrays, where queries and memory are exported arrays.
     """
@@ -71,6 +75,8 @@ class TuneConfig:
     baselines: bool = True
     search: SearchConfig = field(default_factory=SearchConfig)
     memory: int = DEFAULT_MEMORY
+    shard: tuple[int, int] | None = None
+    found: tuple[Path, ...] = ()
     arrays: ArraySelection = field(default_factory=ArraySelection)
     train_arrays: ArraySelection = field(default_factory=ArraySelection)
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resmem_cli.errors import DataError, UsageError, naming_file
-from resmem_cli.indexes.base import Index, Neighbors, search_others
+from resmem_cli.indexes.base import Index, Neighbors, search_others, without_own
 from resmem_cli.indexes.space import check_rows
 from resmem_cli.logit_space import ClassMeans, compute_logit_residuals
 from resmem_cli.memory import DenseMemory, Residuals, TopMemory
@@ -23,6 +23,7 @@ from resmem_cli.residuals import (
 )
 from resmem_cli.residuals import check_top as check_entries
 from resmem_cli.scratch import Scratch
+from resmem_cli.stages.found import FoundBefore
 from resmem_cli.stages.sources import EmbeddingSource
 from resmem_cli.stages.streaming import query_rows, read_chosen, rows_within
 from resmem_cli.tuning.sweep import Searched
@@ -67,6 +68,7 @@ def search_queries(
     others: bool,
     scratch: Scratch,
     progress: Progress,
+    before: FoundBefore | None = None,
 ) -> TuningQueries:
     """Find the neighbours of a source's rows.
 
@@ -85,6 +87,8 @@ def search_queries(
     scratch : Scratch
         For what is large.
     progress : Progress
+    before : FoundBefore, optional
+        What was found in place of a search, of one neighbour more if `others`.
 
     Raises
     ------
@@ -98,18 +102,17 @@ def search_queries(
     )
     own_scratch = Scratch() if logits_in_memory else scratch
 
-    def check(read: NDArray[Any], first: int) -> None:
-        with naming_file(source.path):
-            check_rows(read, index.metric, first=first, what="query")
-
-    embeddings = read_chosen(source.embeddings, numbers, scratch=scratch, check=check)
+    embeddings = read_queries(index, source, numbers, scratch=scratch)
     logits = read_chosen(source.require_logits(), numbers, scratch=own_scratch).astype(np.float32, copy=False)
     found_scratch = Scratch() if 16 * len(numbers) * k <= part_of_memory(8, most=_SMALL_BYTES) else scratch
     found_rows = found_scratch.array((len(numbers), k), np.int64)
     distances = found_scratch.array((len(numbers), k), np.float64)
     for block in progress(row_blocks(len(numbers), query_rows(index, n_classes=1, k=k)), "searching"):
         found: Neighbors
-        if others:
+        if before is not None:
+            found = before.search(block, embeddings[block])
+            found = without_own(found, numbers[block]) if others else found
+        elif others:
             found = search_others(index, embeddings[block], numbers[block], k)
         else:
             found = index.search(embeddings[block], k)
@@ -117,6 +120,18 @@ def search_queries(
     memory_rows = _needed(found_rows, index.shape[0])
     searched = Searched(found_rows, distances, logits, labels[numbers])
     return TuningQueries(searched, memory_rows, rows)
+
+
+def read_queries(
+    index: Index, source: EmbeddingSource, numbers: NDArray[np.int64], *, scratch: Scratch
+) -> NDArray[Any]:
+    """Read some rows' embeddings, (q, d), by their rising numbers; raises `DataError` for unfit ones."""
+
+    def check(read: NDArray[Any], first: int) -> None:
+        with naming_file(source.path):
+            check_rows(read, index.metric, first=first, what="query")
+
+    return read_chosen(source.embeddings, numbers, scratch=scratch, check=check)
 
 
 def weigh_queries(

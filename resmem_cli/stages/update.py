@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from resmem_cli.artifacts.formats import INDEX, RESIDUALS
 from resmem_cli.artifacts.reader import Artifact, open_artifact
+from resmem_cli.artifacts.sharded import refuse_shard
 from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import DataError, UsageError, naming_file
 from resmem_cli.files import followed
@@ -119,13 +120,16 @@ def update(
             for fmt, path in ((INDEX, index), (RESIDUALS, residuals))
             if path is not None
         }
+        for file in files.values():
+            refuse_shard(file)
         if len(files) == 2:
             check_one_memory(files["index"], files["residuals"])
         source = stack.enter_context(open_embeddings(add, config.arrays)) if add is not None else None
         change = MemoryChange.of(
             files, source, None if remove is None else Path(remove), renumber=config.renumber
         )
-        reads = [file.path for file in files.values()] + ([] if remove is None else [Path(remove)])
+        reads = [path for file in files.values() for path in file.files]
+        reads += [] if remove is None else [Path(remove)]
         reads += [] if source is None else source.files
         writers = {
             name: stack.enter_context(

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from resmem_cli.artifacts.reader import open_artifact, verify_blocks
+from resmem_cli.artifacts.reader import open_artifact
+from resmem_cli.artifacts.verifying import verify_blocks
 from resmem_cli.errors import DataError
 from resmem_cli.types import StageResult
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from resmem_cli.artifacts.datasets import DatasetWriter
 from resmem_cli.artifacts.provenance import content_digest, digest_rows, header_digest
-from resmem_cli.artifacts.reader import DIGEST_GROUP, open_artifact
+from resmem_cli.artifacts.reader import DIGEST_GROUP, open_file
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -39,7 +39,7 @@ def forge(
     text : callable, optional
         Gives other parameters for the JSON they are written as.
     """
-    with open_artifact(source) as artifact:
+    with open_file(source) as artifact:
         header = artifact.header
         data = {name: artifact.read(name) for name in artifact.shapes}
         told = dict(artifact.parameters)

@@ -38,6 +38,7 @@ ROWS = {
     "hostile": "hostile files",
     "lineage": "files of two pipelines mixed",
     "replacement": "two writers and a reader of one file",
+    "workers": "workers and schedulers killed at a random moment",
     "distances": "distances and neighbours against float64",
     "determinism": "other order, batches, threads, SIMD level",
     "properties": "numeric functions against float64 formulas",

@@ -95,10 +95,13 @@ def damaged(server: ForkServer, small: Workload, tmp_path_factory: pytest.TempPa
 def test_every_format_and_kind_of_index_is_among_the_artifacts(small: Workload) -> None:
     from resmem_cli import open_artifact
     from resmem_cli.artifacts.formats import FORMATS
+    from resmem_cli.artifacts.reader import open_file
 
     formats = set()
     for name in ARTIFACTS:
         with open_artifact(small.inputs / name) as artifact:
+            formats.add(artifact.header.format.name)
+        with open_file(small.inputs / name) as artifact:
             formats.add(artifact.header.format.name)
     assert formats == set(FORMATS)
     assert {f"index-{kind}.h5" for kind in KINDS} <= set(ARTIFACTS)

@@ -22,6 +22,10 @@ _KIND_OPTIONS = {
     "ivf-rabitq": ("--lists", "8"),
     "factory": ("--factory", "IVF8,SQ8"),
 }
+_SHARDS = ("residuals-1-of-2.h5", "residuals-2-of-2.h5")
+MANIFEST = "manifest.h5"
+"""What names them; among the inputs, from where they are."""
+
 _TUNING_GRID = ("-k", "5,20", "--sigma", "0.3,1", "-T", "1.4", "--leave-one-out", "--sample", "50")
 
 
@@ -82,6 +86,35 @@ def _commands() -> tuple[Command, ...]:
             ("compared.h5",),
             ("test.h5", "index-exact.h5", "top.h5"),
         ),
+        *(
+            Command(f"residualize --shard {number}/2",
+                    ("residualize", "in/train.h5", "-T", "1.4", "--shard", f"{number}/2",
+                     "-o", f"residuals-{number}-of-2.h5"),
+                    (f"residuals-{number}-of-2.h5",), ("train.h5",))
+            for number in (1, 2)
+        ),
+        Command("merge", ("merge", *(f"in/{shard}" for shard in _SHARDS), "-o", "merged.h5"),
+                ("merged.h5",), _SHARDS),
+        Command("merge --manifest",
+                ("merge", *(f"in/{shard}" for shard in _SHARDS), "--manifest", "-o", MANIFEST),
+                (MANIFEST,), _SHARDS),
+        Command("search", ("search", "in/test.h5", *exact, "-k", "20", "-o", "found.h5"),
+                ("found.h5",), ("test.h5", "index-exact.h5")),
+        Command(
+            "predict --found",
+            ("predict", "in/test.h5", *exact, "--residuals", "in/residuals.h5", "-k", "20",
+             "--found", "in/found.h5", "-o", "predictions-found.h5"),
+            ("predictions-found.h5",),
+            ("test.h5", "index-exact.h5", "residuals.h5", "found.h5"),
+        ),
+        Command("index --train-only",
+                ("index", "in/train.h5", "--kind", "ivf-pq", "--lists", "8", "--train-only",
+                 "-o", "trained.h5"),
+                ("trained.h5",), ("train.h5",)),
+        Command("index --trained",
+                ("index", "in/train.h5", "--trained", "in/trained.h5", "--shard", "1/2",
+                 "-o", "shard-of-index.h5"),
+                ("shard-of-index.h5",), ("train.h5", "trained.h5")),
         Command("tune", ("tune", *exact, "--train", "in/train.h5", *_TUNING_GRID, "-o", "tuning.h5"),
                 ("tuning.h5",), ("index-exact.h5", "train.h5")),
         Command(
@@ -171,6 +204,8 @@ class Workload:
         for command in COMMANDS.values():
             if command.name not in ("run", "embed"):
                 self._make(command)
+        # Beside its shards, as it is read.
+        self._server.run("merge", *_SHARDS, "--manifest", "-o", MANIFEST, cwd=self.inputs).assert_done()
 
     def _make(self, command: Command) -> Ended:
         """Run a command with the inputs' folder as its own `in`, and keep what it wrote among the inputs."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from resmem_cli.errors import UsageError
+from resmem_cli.shards import Shard
 from resmem_cli.types import ArraySelection, ComputeType, ImageLayout, Pooling, StorageType
 
 
@@ -135,7 +136,5 @@ def check_config(config: EmbedConfig) -> None:
     ):
         if value is not None and value < 1:
             raise UsageError(f"{flag} out of range", expected="at least 1", found=value)
-    if config.shard is not None and not 1 <= config.shard[0] <= config.shard[1]:
-        raise UsageError(
-            "--shard out of range", expected="1/N to N/N", found=f"{config.shard[0]}/{config.shard[1]}"
-        )
+    if config.shard is not None:
+        Shard(*config.shard).check()

@@ -10,7 +10,8 @@ from resmem_cli.files import file_digest
 from resmem_cli.stages.analyze import AnalyzeConfig, analyze
 from resmem_cli.stages.embed import embed
 from resmem_cli.stages.embedding.config import EmbedConfig, ImageConfig
-from resmem_cli.stages.index import IndexConfig, index
+from resmem_cli.stages.index import index
+from resmem_cli.stages.index_config import IndexConfig
 from resmem_cli.stages.predict import predict
 from resmem_cli.stages.predict_config import PredictConfig
 from resmem_cli.stages.reproduce.image_parts import HELD_OUT, TEST, ImageParts, Part

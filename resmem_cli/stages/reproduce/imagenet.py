@@ -13,7 +13,8 @@ from resmem_cli.errors import DataError, UsageError
 from resmem_cli.memory_size import DEFAULT_MEMORY
 from resmem_cli.residuals import check_temperature, check_top
 from resmem_cli.stages.analyze import AnalyzeConfig, analyze
-from resmem_cli.stages.index import IndexConfig, index
+from resmem_cli.stages.index import index
+from resmem_cli.stages.index_config import IndexConfig
 from resmem_cli.stages.predict import predict
 from resmem_cli.stages.predict_config import PredictConfig
 from resmem_cli.stages.reproduce.imagenet_files import Model, Source, models_in

@@ -18,7 +18,8 @@ from resmem_cli.indexes.exact import ExactIndex
 from resmem_cli.stages.analyze import AnalyzeConfig, analyze
 from resmem_cli.stages.embed import embed
 from resmem_cli.stages.embedding.config import EmbedConfig, LanguageConfig
-from resmem_cli.stages.index import IndexConfig, index
+from resmem_cli.stages.index import index
+from resmem_cli.stages.index_config import IndexConfig
 from resmem_cli.stages.predict import predict
 from resmem_cli.stages.predict_config import PredictConfig
 from resmem_cli.stages.reproduce.language_config import (
