@@ -67,6 +67,8 @@ class Format:
         Alternatives: of all datasets named here, a file holds those of exactly one group.
     parameters : tuple of str
         The keys that the attribute `parameters` must have.
+    finite : bool
+        Whether none of its numbers is NaN or infinite.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Format:
     datasets: tuple[DatasetSpec, ...]
     one_of: tuple[tuple[str, ...], ...] = ()
     parameters: tuple[str, ...] = ()
+    finite: bool = False
 
     def spec(self, path: str) -> DatasetSpec:
         """Find a dataset's declaration by its path.

@@ -261,6 +261,7 @@ PREDICTIONS = Format(
         ("top_scores/probabilities",),
     ),
     parameters=("method", "k", "sigma", "temperature", "n_classes", "n_memory"),
+    finite=True,
 )
 
 FORMATS = {fmt.name: fmt for fmt in (EMBEDDINGS, RESIDUALS, INDEX, PREDICTIONS, TUNING, REPORT, STUDY)}

@@ -105,7 +105,8 @@ class Artifact(Closing):
             return self.mapped(name)
         bound = self.header.format.spec(name).below
         below = None if bound is None else int(self.number(bound))
-        return BlockRows(self.path, self._datasets[name], self.digests[name], below=below)
+        finite = self.header.format.finite
+        return BlockRows(self.path, self._datasets[name], self.digests[name], below=below, finite=finite)
 
     def mapped(self, name: str) -> MappedRows:
         """Map a contiguous dataset into memory."""

@@ -30,13 +30,22 @@ class BlockRows:
         Of its blocks.
     below : int, optional
         What its values, integers from 0 on, are below.
+    finite : bool
+        Whether its values, if they are floats, are to be finite.
     """
 
     def __init__(
-        self, path: Path, dataset: StoredDataset, digest: DatasetDigest, *, below: int | None = None
+        self,
+        path: Path,
+        dataset: StoredDataset,
+        digest: DatasetDigest,
+        *,
+        below: int | None = None,
+        finite: bool = False,
     ) -> None:
         self._path = path
         self._below = below
+        self._finite = finite and dataset.dtype.kind == "f"
         self._name = dataset.name
         self._dataset = dataset
         self._digest = digest
@@ -90,6 +99,15 @@ class BlockRows:
                 f"a digest does not hold for the rows from {first:,}",
                 file=self._path,
                 field=self._name,
+                remedy=DAMAGED,
+            )
+        if self._finite and not np.isfinite(values).all():
+            raise DataError(
+                "values that can't be",
+                file=self._path,
+                field=self._name,
+                expected="finite numbers",
+                found="NaN or infinity",
                 remedy=DAMAGED,
             )
         if self._below is not None and (values.min() < 0 or values.max() >= self._below):

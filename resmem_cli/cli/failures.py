@@ -35,6 +35,7 @@ def run_and_exit(command: Callable[[], int | None]) -> NoReturn:
         Gives an exit status, or None for 0.
     """
     open_missing_streams()
+    sys.excepthook = sys.unraisablehook = _keep_silent
     _listen()
     keep_freed_memory(1 << 30)
     if not sys.warnoptions:
@@ -50,6 +51,14 @@ def run_and_exit(command: Callable[[], int | None]) -> NoReturn:
         # are freed.
         end(tell(error))
     end(status)
+
+
+def _keep_silent(*_: object) -> None:
+    """Print nothing of an exception that nobody catches.
+
+    It is of an object that is freed after an error, such as one of HDF5 after a failed write, or one met
+    while an error is told, for which only a lack of memory is a reason. The error itself is told by `tell`.
+    """
 
 
 def at_leaving(do: Callable[[], object]) -> None:

@@ -13,7 +13,6 @@ import os
 import resource
 import signal
 import sys
-import threading
 from types import FrameType
 from typing import NoReturn
 
@@ -69,17 +68,11 @@ def _be_the_child(ledger: int, native: int, left: int) -> None:
     sys.meta_path.insert(0, _RoomForBlas())
     keep_ledger(ledger)
     at_leaving(lambda: os.write(left, b"."))
-    # What libraries print is kept back until it is known whether it was about memory. What the interpreter
-    # prints by itself is about an error while one was told, for which only a lack of memory is a reason.
-    sys.excepthook = sys.unraisablehook = threading.excepthook = _keep_silent
+    # What libraries print is kept back until it is known whether it was about memory.
     sys.stderr.flush()
     own = os.dup(2)
     os.dup2(native, 2)
     sys.stderr = os.fdopen(own, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
-
-
-def _keep_silent(*_: object) -> None:
-    """Print nothing of an exception that nobody has caught."""
 
 
 class _RoomForBlas:

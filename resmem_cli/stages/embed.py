@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from resmem_cli.artifacts.formats import EMBEDDINGS
 from resmem_cli.artifacts.writer import ArtifactWriter
-from resmem_cli.errors import UsageError
+from resmem_cli.errors import DataError, UsageError
 from resmem_cli.stages.embedding.batches import Batches
 from resmem_cli.stages.embedding.config import EmbedConfig, check_config
 from resmem_cli.stages.embedding.inputs import open_inputs
@@ -70,7 +72,8 @@ def embed(
         ) as writer:
             kept = writer.restore()
             written = RowWriter(writer, opened.batches, rows, n_done=kept, storage=config.storage)
-            _run(opened.batches, written, progress)
+            with _naming_weights(checkpoint):
+                _run(opened.batches, written, progress)
             opened.batches.write_rest(writer, rows)
             writer.set_parameters(
                 **opened.parameters,
@@ -137,6 +140,18 @@ def _shard(n_rows: int, shard: tuple[int, int] | None) -> slice:
     if of > n_rows:
         raise UsageError(f"--shard: more shards than the {n_rows:,} rows", found=of)
     return slice((number - 1) * n_rows // of, number * n_rows // of)
+
+
+@contextmanager
+def _naming_weights(checkpoint: Path) -> Iterator[None]:
+    """Name the checkpoint too in errors about what the network made of the inputs, which know no remedy."""
+    try:
+        yield
+    except DataError as error:
+        if error.remedy is not None:
+            raise
+        remedy = f"look at the inputs, and at the weights in {checkpoint}"
+        raise DataError(error.problem, file=error.file, found=error.found, remedy=remedy) from error
 
 
 def _run(batches: Batches, written: RowWriter, progress: Progress) -> None:

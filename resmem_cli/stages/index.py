@@ -160,7 +160,8 @@ def index(
         vectors = _vectors(source, build)
         if announce is not None:
             announce(planned)
-        built = index_kinds()[planned.kind].build(vectors, parameters=planned.parameters, build=build)
+        with naming_file(embeddings):
+            built = index_kinds()[planned.kind].build(vectors, parameters=planned.parameters, build=build)
         scale = measure_distance_scale(built, seed=config.seed, progress=progress)
         writer.add_inputs(source.record("embeddings"))
         if queries:
