@@ -64,6 +64,13 @@ def test_embed_is_planned_where_its_operations_are_given(resmem: Resmem) -> None
     assert embed["time"] > rows_of(fast)[0]["time"]
 
 
+def test_how_far_the_exact_index_may_be_larger_is_told(resmem: Resmem) -> None:
+    note = "from none (3.1 GiB in all) to 512 (5.5 GiB)"
+    half = " ".join(resmem("plan", "imagenet", "--storage", "float16").stdout.split())
+    assert note in half
+    assert "coordinates" not in resmem("plan", "cifar100").stdout
+
+
 def test_where_the_budget_breaks_is_told(resmem: Resmem) -> None:
     arguments = ("plan", "1.6g", "--machines", 1, "--machine-memory", "64G", "--top", "all")
     result = resmem(*arguments, "--json").result
@@ -87,9 +94,10 @@ def test_a_simulation_has_its_tables_and_its_figure(tmp_path: Path, resmem: Resm
         assert row["efficiency"] == pytest.approx(row["ideal"] / row["median"])
         assert 0 < row["busy"] <= 1
     assert whole[0]["median"] > whole[1]["median"]
-    assert {row["step"] for row in by_step} == {
+    assert [row["step"] for row in by_step] == [
         "residualize", "index-learn", "index-add", "index-measure", "predict",
-    }  # fmt: skip
+    ]  # fmt: skip
+    assert all(row["2 workers"] >= row["8 workers"] * 0.9 > 0 for row in by_step)
     names = sorted(path.name for path in (tmp_path / "figures").iterdir())
     assert names == ["plan_simulation.png", "plan_simulation.svg"]
     assert result["figures"] == ["figures/plan_simulation.svg", "figures/plan_simulation.png"]
@@ -116,11 +124,11 @@ def test_measured_seconds_of_a_task_replace_the_estimate(resmem: Resmem) -> None
     calm = ("--spread", 0, "--slow-share", 0, "--hours-to-failure", "inf")
     more = ("--task-seconds", "residualize=100,index-learn=0", "--disk-bandwidth", "1000T")
     result = resmem(*OWN, *SIMULATED, *calm, *more, "--shared-bandwidth", "1000T", "--json").result
-    by_step = [row for row in rows_of(result["tables"][5]) if row["workers"] == 8]
-    residualize, learn = by_step[:2]
-    rounds = -(-residualize["tasks"] // 8)
-    assert residualize["median"] == pytest.approx(100 * rounds, rel=0.01)
-    assert learn["median"] == pytest.approx(0, abs=0.1)
+    residualize, learn = rows_of(result["tables"][5])[:2]
+    for count in (2, 8):
+        rounds = -(-residualize["tasks"] // count)
+        assert residualize[f"{count} workers"] == pytest.approx(100 * rounds, rel=0.01)
+        assert learn[f"{count} workers"] == pytest.approx(0, abs=0.1)
 
 
 @pytest.mark.parametrize(

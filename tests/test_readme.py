@@ -86,6 +86,14 @@ def test_shell_commands_run(command: str, sample_arrays: Path) -> None:
     assert unforeseen(done.stderr) == []
 
 
+def test_the_plan_prints_what_the_readme_shows(tmp_path: Path) -> None:
+    [command] = blocks("sh", "run in sample arrays: plan")
+    [shown] = blocks("", "output of plan")
+    done = run_shell(command, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [line.rstrip() for line in done.stdout.rstrip().splitlines()] == shown.splitlines()
+
+
 @pytest.fixture
 def sample_networks(tmp_path: Path) -> Path:
     """Write a small image classifier and a small language model, untrained, with what they are run on."""

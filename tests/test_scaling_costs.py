@@ -152,9 +152,15 @@ def test_shards_are_tasks_of_minutes_and_fit_a_machine() -> None:
     tight = replace(machines, memory=GIB)
     assert searched_bytes(TOKENS) / planned_shards(TOKENS, tight, flops_per_row=None) <= GIB / 2
     assert planned_shards(chosen_size("cifar100"), Machines(), flops_per_row=None) == 1
-    assert (
-        planned_shards(MemorySize(3, 2, 2), replace(machines, task_seconds=1e-300), flops_per_row=None) == 3
-    )
+    brief = replace(machines, task_seconds=1e-300)
+    assert planned_shards(MemorySize(3, 2, 2), brief, flops_per_row=None) == 3
+
+
+def test_learning_centres_is_one_task_however_long() -> None:
+    many = replace(TOKENS, rows=10**6, parameters={"lists": 1 << 16})
+    learn, add = planned_steps(many, replace(FAST, task_seconds=600.0))[1:3]
+    assert learn.task_seconds > 600 > add.machine_seconds
+    assert (learn.tasks, add.tasks) == (1, 1)
 
 
 def test_what_travels_and_what_is_read_for_a_query() -> None:

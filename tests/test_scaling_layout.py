@@ -109,12 +109,24 @@ def test_bytes_grow_with_the_rows_and_no_faster() -> None:
     assert layout.residuals_bytes(size) == pytest.approx(10**6 * (4 + 512), rel=0.01)
 
 
-def test_the_exact_kind_keeps_coordinates_of_wide_rows_where_it_may() -> None:
+def test_the_exact_kind_keeps_coordinates_of_wide_rows() -> None:
     wide = MemorySize(50_000, 512, 10)
-    assert layout.keeps_reduced(wide)
-    assert not layout.keeps_reduced(replace(wide, parameters={"axes": 0}))
-    assert not layout.keeps_reduced(replace(wide, dimensions=64))
-    assert layout.index_bytes(wide) > layout.index_bytes(replace(wide, parameters={"axes": 0}))
+    assert layout.reduced_columns(wide) == 64
+    assert layout.reduced_columns(replace(wide, parameters={"axes": 0})) == 0
+    assert layout.reduced_columns(replace(wide, parameters={"axes": 127})) == 128
+    assert layout.reduced_columns(replace(wide, dimensions=64)) == 0
+    assert layout.reduced_columns(replace(wide, kind="ivf")) == 0
+
+
+def test_bytes_of_an_exact_index_that_is_searched_on_axes(tmp_path: Path) -> None:
+    size = MemorySize(12_000, 64, 2, parameters={"axes": 31})
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(12_000, 64)).astype(np.float32))
+    index(
+        tmp_path / "a.npy",
+        output=tmp_path / "i.h5",
+        config=IndexConfig(kind="exact", parameters=size.parameters),
+    )
+    assert layout.index_bytes(size) == pytest.approx((tmp_path / "i.h5").stat().st_size, rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,9 @@ MIN_COLUMNS, MIN_ROWS = 96, 10_000
 _FIT_ROWS, _COMPARED_ROWS, _QUERIES = 8192, 16_384, 256
 _FIT_ELEMENTS = 1 << 24  # float64 values of the rows that axes are found from
 _COMPARED_BLOCK = 2048
-_AXES = (31, 63, 127, 191, 255, 319, 383, 511)
+AXES = (31, 63, 127, 191, 255, 319, 383, 511)
+"""Numbers of axes to choose from, up to half of the columns."""
+
 _CANDIDATES = (100, 150, 200, 300, 400, 600, 800, 1200, 1600)
 _PAYS = 0.8  # of the work in all columns: less would hardly be noticed
 
@@ -117,7 +119,7 @@ def choose(
         With which the sample was drawn.
     """
     n, d = vectors.shape
-    grid = (axes,) if axes is not None else tuple(r for r in _AXES if 2 * r <= d)
+    grid = (axes,) if axes is not None else tuple(r for r in AXES if 2 * r <= d)
 
     def centred(rows: NDArray[np.int64]) -> NDArray[np.float64]:
         return space.centred(vectors.at(rows).take(rows, axis=0))

@@ -54,12 +54,12 @@ def _draw_times(axes: Axes, rows: list[Row]) -> None:
 
 def _draw_steps(axes: Axes, rows: list[Row], workers: list[int]) -> None:
     places = list(range(len(workers)))
-    totals = [sum(column_of(_of(rows, "workers", count), "median")) for count in workers]
+    # The last columns of the table, one for each number of workers.
+    medians = [column_of(rows, name) for name in list(rows[0])[-len(workers) :]]
     begun = [0.0] * len(workers)
-    for name, color in zip(dict.fromkeys(column_of(rows, "step")), _COLORS, strict=False):
-        seconds = column_of(_of(rows, "step", name), "median")
-        shares = [value / total if total else 0.0 for value, total in zip(seconds, totals, strict=True)]
-        axes.barh(places, shares, left=begun, color=color, height=0.6, label=name)
+    for number, (row, color) in enumerate(zip(rows, _COLORS, strict=False)):
+        shares = [one[number] / sum(one) if sum(one) else 0.0 for one in medians]
+        axes.barh(places, shares, left=begun, color=color, height=0.6, label=row["step"])
         begun = [start + share for start, share in zip(begun, shares, strict=True)]
     axes.set_yticks(places, labels=[f"{count:,}" for count in workers])
     axes.set_ylabel("workers")
@@ -69,7 +69,3 @@ def _draw_steps(axes: Axes, rows: list[Row], workers: list[int]) -> None:
     axes.set_xlabel("share of the time (%)")
     style.percent_axis(axes.xaxis)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
-
-
-def _of(rows: list[Row], column: str, value: object) -> list[Row]:
-    return [row for row in rows if row[column] == value]

@@ -27,8 +27,15 @@ from resmem_cli.scaling.layout import (
 )
 from resmem_cli.scaling.sizes import Machines, MemorySize
 
-ENTRIES = 60e6
-"""Entries of logits that one core turns into residuals or scores a second, as measured."""
+ENTRIES, TOP_ENTRIES = 150e6, 40e6
+"""Logits that one core turns into residuals or scores a second, where all are kept and where the largest are.
+
+Measured on one core of a machine of 2026: 170 to 190 million for residuals of 100 to 32,128 classes, 100 to
+150 million for scores, 38 million of the 128 largest logits.
+"""
+
+SUMMED, TOP_SUMMED = 2.5e9, 0.2e9
+"""Entries of neighbours' residuals that one core adds up a second, whole and of the largest, as measured."""
 
 EXTRA_CANDIDATES = 32
 """What a shard gives of each query beyond its k nearest rows, to be ranked again."""
@@ -144,8 +151,9 @@ def query_cost(size: MemorySize, machines: Machines) -> QueryCost:
     """Estimate one query of a large batch.
 
     Every machine compares every query with its share of the rows: `plan_index(...).query_seconds` of n /
-    machines rows, and of all l lists. Then it mixes: (C + k · m) entries at 60 M a second and core, shared by
-    the machines, m being the entries kept of a residual (C where all are).
+    machines rows, and of all l lists. Then it mixes, which the machines share: a softmax of C entries at
+    150 M a second and core, and sums of k · C entries at 2,500 M, or of k · m at 200 M where m of each are
+    kept.
 
     - Network, where there are several machines: d float32 to each of them, k + 32 candidates of 16 bytes
       from each, and the residuals of k rows.
@@ -173,14 +181,14 @@ def query_cost(size: MemorySize, machines: Machines) -> QueryCost:
     network = 0.0
     if machines.count > 1:
         network = machines.count * (4.0 * d + (k + EXTRA_CANDIDATES) * _CANDIDATE) + k * residual
-    kept = size.classes if size.top is None else size.top
+    sums = k * size.classes / SUMMED if size.top is None else k * size.top / TOP_SUMMED
     return QueryCost(
         operations=operations,
         compared_bytes=compared,
         disk_bytes=disk,
         network_bytes=network,
         search_seconds=part.query_seconds,
-        mixing_seconds=(size.classes + k * kept) / (ENTRIES * machines.cores * machines.count),
+        mixing_seconds=(size.classes / ENTRIES + sums) / (machines.cores * machines.count),
         disk_seconds=disk / machines.together,
         network_seconds=network / machines.network_bandwidth,
     )
@@ -201,7 +209,8 @@ def planned_shards(size: MemorySize, machines: Machines, *, flops_per_row: float
     As many as make the longest step's tasks last `task_seconds` on one machine, and as have what is searched
     of each shard in half a machine's memory; of several, a multiple of the machines, that all have work.
     """
-    longest = max(step.machine_seconds for step in _row_steps(size, machines, flops_per_row))
+    steps = _row_steps(size, machines, flops_per_row)
+    longest = max(step.machine_seconds for step in steps if step.tasks != 1)
     wanted = max(longest / machines.task_seconds, searched_bytes(size) / (machines.memory / _HELD))
     shards = max(1, math.ceil(min(wanted, size.rows)))
     if shards > 1:
@@ -217,8 +226,8 @@ def planned_steps(size: MemorySize, machines: Machines, *, flops_per_row: float 
     done while something else is. Centres are learnt on one machine.
 
     - embed: `flops_per_row` operations a row; left out without.
-    - residualize: C entries a row (m, where the m largest logits are all there are) at 60 M a second and
-      core.
+    - residualize: C entries a row at 150 M a second and core, or m at 40 M, where the m largest logits are
+      all there are. One process keeps one core busy; a machine is to have a task for each of its cores.
     - index-learn: k-means, 10 rounds of 2 · l · d operations for each of 64 · l rows.
     - index-add: 2 · l · d operations a row for its nearest centre; rows are read, and written with codes.
     - index-measure: 2 · n · d operations for each of 1,000 exact searches, and 41,000 of the kind's own.
@@ -257,12 +266,12 @@ def _row_steps(size: MemorySize, machines: Machines, flops_per_row: float | None
     """Give the steps that go through the rows, without their times; those of one task have 1, others 0."""
     n, cores = size.rows, machines.cores
     embeddings, residuals = float(embeddings_bytes(size)), float(residuals_bytes(size))
-    entries = n * (size.classes if size.top is None else size.top)
+    residualizing = n * (size.classes / ENTRIES if size.top is None else size.top / TOP_ENTRIES) / cores
     steps = []
     if flops_per_row is not None:
         rate = machines.embed_rate or machines.product_rate
         steps.append(Step("embed", n * flops_per_row, n * flops_per_row / rate, 0, embeddings, 0))
-    steps.append(Step("residualize", 0, entries / (ENTRIES * cores), embeddings, residuals, 0))
+    steps.append(Step("residualize", 0, residualizing, embeddings, residuals, 0))
     return steps + (_list_steps if _is_inverted(size) else _other_steps)(size, machines)
 
 

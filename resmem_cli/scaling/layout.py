@@ -106,8 +106,7 @@ def residual_row_bytes(size: MemorySize) -> int:
 def index_bytes(size: MemorySize) -> int:
     """Count the bytes of an index artifact: the embeddings, and what its kind has beside them.
 
-    - exact: nothing; from 96 dimensions and 10,000 rows on, d / 8 float32 a row, which `index` keeps where a
-      sample says that they save work.
+    - exact: nothing, or `reduced_columns` float32 a row and their axes in float64.
     - the ivf kinds: l centres of d float32; for each row its code and its number (int64), with room for a
       multiple of 8 rows a list, of 32 where codes have 4 bits: on average 3.5 or 15.5 rows a list more than
       there are; axes (d, d) in float64 and a codebook where the kind has them.
@@ -135,17 +134,24 @@ def index_bytes(size: MemorySize) -> int:
         datasets["graph/levels"] = ((n,), np.int32)
         datasets["graph/neighbors"] = ((n * (2 * links + 1),), np.int32)
         datasets["graph/rows"] = ((n,), np.int64)
-    elif keeps_reduced(size):
-        datasets["axes"] = ((d, d // _REDUCED), np.float64)
-        datasets["reduced"] = ((n, d // _REDUCED), np.float32)
+    elif columns := reduced_columns(size):
+        datasets["axes"] = ((d, columns - 1), np.float64)
+        datasets["reduced"] = ((n, columns), np.float32)
     return artifact_bytes(INDEX, datasets)
 
 
-def keeps_reduced(size: MemorySize) -> bool:
-    """Tell whether the exact kind may keep some coordinates of each row to search first."""
+def reduced_columns(size: MemorySize) -> int:
+    """Count the numbers that the exact kind keeps of each row to search first: of r axes, and of the rest.
+
+    Where the user does not say, d / 8 of rows of at least 96 dimensions, 10,000 rows or more, and none of
+    others. `index` chooses up to d / 2 on a sample, or none.
+    """
+    if size.kind != "exact":
+        return 0
     asked = size.parameters.get("axes")
-    wide = size.dimensions >= MIN_COLUMNS and size.rows >= MIN_ROWS
-    return size.kind == "exact" and (wide if asked is None else asked > 0)
+    if asked is not None:
+        return asked + 1 if asked else 0
+    return size.dimensions // _REDUCED if size.dimensions >= MIN_COLUMNS and size.rows >= MIN_ROWS else 0
 
 
 def predictions_bytes(size: MemorySize) -> int:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from resmem_cli.indexes.choice import AXES
 from resmem_cli.indexes.plan import PRODUCTS
 from resmem_cli.memory_size import memory_text
 from resmem_cli.results import Cell, Column, ResultTable, Unit
@@ -16,6 +17,7 @@ from resmem_cli.scaling.layout import (
     index_bytes,
     planned_bytes,
     predictions_bytes,
+    reduced_columns,
     residuals_bytes,
     with_kind,
 )
@@ -56,6 +58,7 @@ def artifacts_table(size: MemorySize, machines: Machines) -> ResultTable:
             Column("fits in", Unit.TEXT),
         ),
         tuple(rows),
+        _columns_note(size),
     )
 
 
@@ -148,7 +151,6 @@ def simulation_tables(
         What befalls them; its count is not used.
     """
     whole: list[tuple[Cell, ...]] = []
-    by_step: list[tuple[Cell, ...]] = []
     for count, run in runs.items():
         own = replace(workers, count=count)
         ideal = sum(ideal_seconds(step, own) for step in steps)
@@ -166,18 +168,16 @@ def simulation_tables(
                 float(run.given_up.mean()),
             )
         )
-        for place, step in enumerate(steps):
-            by_step.append(
-                (
-                    step.name,
-                    count,
-                    step.n_tasks,
-                    step.seconds,
-                    step.n_bytes,
-                    ideal_seconds(step, own),
-                    float(np.median(run.step_seconds[:, place])),
-                )
-            )
+    by_step: list[tuple[Cell, ...]] = [
+        (
+            step.name,
+            step.n_tasks,
+            step.seconds,
+            step.n_bytes,
+            *(float(np.median(run.step_seconds[:, place])) for run in runs.values()),
+        )
+        for place, step in enumerate(steps)
+    ]
     n_runs = len(next(iter(runs.values())).busy_seconds)
     note = (
         f"{n_runs:,} repetitions. Computing takes exp({workers.spread:g} z) times as long, z normal; a "
@@ -207,19 +207,36 @@ def simulation_tables(
         ),
         ResultTable(
             "simulation_steps",
-            "The same by step",
+            "The same by step: medians",
             (
                 Column("step", Unit.TEXT),
-                Column("workers", Unit.COUNT),
                 Column("tasks", Unit.COUNT),
                 Column("computes a task", Unit.SECONDS),
                 Column("bytes a task", Unit.BYTES),
-                Column("ideal", Unit.SECONDS),
-                Column("median", Unit.SECONDS),
+                *(Column(_workers_text(count), Unit.SECONDS) for count in runs),
             ),
             tuple(by_step),
         ),
     )
+
+
+def _columns_note(size: MemorySize) -> tuple[str, ...]:
+    columns = reduced_columns(size)
+    if not columns or "axes" in size.parameters:
+        return ()
+    axes = max(r for r in AXES if 2 * r <= size.dimensions)
+    most = replace(size, parameters={"axes": axes})
+    none = replace(size, parameters={"axes": 0})
+    return (
+        f"Of the exact kind {columns} coordinates of each row are counted, to be searched first; `index` "
+        f"chooses on a sample from none ({memory_text(index_bytes(none))} in all) to {axes + 1} "
+        f"({memory_text(index_bytes(most))}).",
+    )
+
+
+def _workers_text(count: int) -> str:
+    """Head the column of so many workers."""
+    return "1 worker" if count == 1 else f"{count:,} workers"
 
 
 def _alternatives(size: MemorySize) -> list[tuple[str, int, int]]:
