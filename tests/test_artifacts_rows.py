@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_artifacts_formats import each_format, sample_arrays, write_artifact, write_sample
 
-from resmem_cli.artifacts.formats import EMBEDDINGS, INDEX
+from resmem_cli.artifacts.formats import EMBEDDINGS, INDEX, PREDICTIONS
 from resmem_cli.artifacts.reader import open_artifact, open_file
 from resmem_cli.artifacts.rows import MappedRows
 from resmem_cli.artifacts.verifying import verify_blocks
@@ -141,3 +141,15 @@ def test_damage_in_a_map_is_told_only_where_it_lies(tmp_path):
             rows.read(0, 13)
         with pytest.raises(DataError, match="vectors: a digest does not hold"):
             verify_blocks(artifact)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_predictions_have_finite_numbers(tmp_path, value):
+    arrays = sample_arrays(PREDICTIONS)
+    arrays["neighbors/distances"][3, 2] = value
+    path = write_artifact(tmp_path / "p.h5", PREDICTIONS, arrays)
+    with (
+        open_artifact(path) as artifact,
+        pytest.raises(DataError, match="p.h5: neighbors/distances: values that can't be .*NaN or inf"),
+    ):
+        artifact.read("neighbors/distances")

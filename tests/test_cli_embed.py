@@ -167,3 +167,20 @@ def test_queries_of_another_checkpoint_are_refused(tmp_path: Path, resmem_proces
     done = resmem_process("predict", "test.h5", "--index", "i.h5", "--residuals", "r.h5", cwd=tmp_path)
     assert done.status == 65
     assert "checkpoint" in done.stderr
+
+
+def test_activations_that_are_not_finite_name_inputs_and_weights(
+    folder: Path, resmem_process: Resmem
+) -> None:
+    script = (
+        "import torch; from safetensors.torch import load_file, save_file\n"
+        "weights = load_file('w.safetensors'); weights['0.bias'][0] = float('nan')\n"
+        "save_file(weights, 'nan.safetensors')\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=folder, check=True)
+    done = resmem_process(
+        "embed", "nan.safetensors", "inputs.npz", "--arch", "networks:make", "-o", "e.h5", cwd=folder
+    )
+    assert done.status == 65
+    assert "inputs.npz: embedding at layer '2:input': row 0 is not finite" in done.stderr
+    assert "weights in nan.safetensors" in done.stderr

@@ -213,3 +213,11 @@ def test_the_table_of_the_curve_has_the_setting_that_was_chosen(tmp_path: Path, 
         dict(line.split("  ", 1) for line in fields.splitlines()[1:])["rerank"].strip(),
     ]
     assert chosen in [row[:2] for row in rows]
+
+
+def test_rows_that_a_kind_can_not_code_are_told_with_their_file(tmp_path: Path, resmem: Resmem) -> None:
+    rows = 1e20 * np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
+    np.save(tmp_path / "large.npy", rows)
+    done = resmem("index", tmp_path / "large.npy", "--kind", "ivf-rabitq", "-o", tmp_path / "i.h5")
+    assert done.status == 65
+    assert "large.npy: rows too large for ivf-rabitq" in done.stderr

@@ -96,3 +96,21 @@ def test_a_signal_is_handed_on(tmp_path: Path) -> None:
 def test_a_signal_while_its_module_is_imported_is_as_any(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "resmem_cli.isolation.process", types.ModuleType("half imported"))
     failures._end_other_processes()
+
+
+def test_nothing_is_said_of_what_is_freed_after_an_error(tmp_path: Path) -> None:
+    """As by HDF5's objects after a failed write: seen in the reliability programme, on a full disk."""
+    code = """
+from resmem_cli.cli.failures import run_and_exit
+from resmem_cli.errors import OutputError
+class Failing:
+    def __del__(self):
+        raise RuntimeError("can't be closed")
+def command():
+    failing = Failing()
+    del failing
+    raise OutputError("can't be written", file="a.h5")
+run_and_exit(command)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (74, "resmem: error: a.h5: can't be written\n")
