@@ -42,6 +42,11 @@ PURE = (
 EXEMPT = {
     "illustration.illustrate": "has no arguments but a seed; `test_the_illustration_adds_up` holds it",
     "types.Closing.close": "releases what a context holds, and computes nothing",
+    "rows.RowRange.read": "test_shards holds it to numpy",
+    "rows.ConcatenatedRows.read": "as `RowRange.read`",
+    "rows.ConcatenatedRandomRows.at": "as `RowRange.read`",
+    "rows.PickedRows.take": "as `RowRange.read`",
+    "base.without_own": "the second half of `search_others`, whose property holds it",
     "base.index_kind": "registers a class",
     "base.index_kinds": "gives the registered classes",
     "scale.search_rows": "how many queries go together; test_determinism holds that it changes nothing",
@@ -52,7 +57,7 @@ EXEMPT = {
     "exact.ExactIndex.check_parameters": "checks options; test_arguments holds them",
 }
 # Of which every kind is held to float64 by test_distances.
-PROTOCOLS = ("Index", "Residuals", "RandomRows", "Progress", "Table", "Engine", "SearchedRows")
+PROTOCOLS = ("Index", "Residuals", "RandomRows", "ReadRows", "Progress", "Table", "Engine", "SearchedRows")
 
 
 def public_functions(module: ModuleType) -> list[str]:
