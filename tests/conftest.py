@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.util
 import io
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,19 @@ class Finished:
 Resmem = Callable[..., Finished]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _freed_memory_goes_back() -> Iterator[None]:
+    """Keep the tests' own process small: files are opened in forks of it."""
+    yield
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @pytest.fixture
 def resmem(monkeypatch: pytest.MonkeyPatch) -> Resmem:
     """Run `resmem` with arguments, in this process, where a warning is an error."""
+    # Which is to stay small.
+    monkeypatch.setattr("resmem_cli.cli.options.keep_freed_memory", lambda most: None)
 
     def call(*arguments: object, cwd: Path | None = None) -> Finished:
         if cwd is not None:
