@@ -17,7 +17,7 @@ from resmem_cli.errors import ResmemError, naming_file
 from resmem_cli.isolation.process import CrashError, Isolated
 
 # A process that is kept holds on to the memory that this one had when it was made.
-_MOST_KEPT = 1 << 30
+_MOST_KEPT = 2 << 30
 
 _lock = threading.RLock()
 _numbers = itertools.count()
@@ -76,7 +76,7 @@ class LibraryFile:
 
 class _Process:
     def __init__(self) -> None:
-        self.kept = _resident_bytes() <= _MOST_KEPT
+        self.kept = _anonymous_bytes() <= _MOST_KEPT
         self.isolated = Isolated(_Files, lock=phil)
         self.files: set[int] = set()
 
@@ -138,8 +138,10 @@ def _forget_after_fork() -> None:
 os.register_at_fork(after_in_child=_forget_after_fork)
 
 
-def _resident_bytes() -> int:
+def _anonymous_bytes() -> int:
+    """Give the memory of this process that is no file's: pages of files cost nothing to hold on to."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    except (OSError, ValueError, IndexError):
+        resident, shared = map(int, Path("/proc/self/statm").read_text().split()[1:3])
+    except (OSError, ValueError):
         return 0
+    return (resident - shared) * resource.getpagesize()
