@@ -1,7 +1,7 @@
 """Workers and schedulers killed at random moments: the same bytes, and only missing shards computed.
 
-Seen to fail: with tasks that write their shards in place, without a temporary file ("damaged"); and with a
-folder of shards that is named by the output alone, whose shards are then those of other options.
+Seen to fail: where an index made on a scheduler named what was learnt for its shards as an input ("b'&' !=
+b'\\x99'"), and where a scheduler that went while a result was fetched ended the command with status 1.
 """
 
 from __future__ import annotations
