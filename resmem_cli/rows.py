@@ -57,8 +57,8 @@ def as_rows(values: NDArray[Any] | RandomRows) -> RandomRows:
     return ArrayInMemory(values) if isinstance(values, np.ndarray) else values
 
 
-class ReadRows(Protocol):
-    """One array whose rows are read in ranges."""
+class RowSource(Protocol):
+    """Rows of one array, read a block at a time."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,19 +66,22 @@ class ReadRows(Protocol):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the values."""
+        """Type of what `read` gives: native byte order, bfloat16 widened to float32."""
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Give rows `start` to `stop`."""
+        """Read rows `start` to `stop`, 0 ≤ start ≤ stop ≤ n, C-contiguous.
+
+        Any order is allowed; formats that stream (.npz, .parquet) are fast in rising order only.
+        """
 
 
-_Rows = TypeVar("_Rows", bound=ReadRows)
+_Rows = TypeVar("_Rows", bound=RowSource)
 
 
 class RowRange:
     """A range of the rows of an array, which counts from 0."""
 
-    def __init__(self, rows: ReadRows, of: slice) -> None:
+    def __init__(self, rows: RowSource, of: slice) -> None:
         self._rows, self._first = rows, of.start
         self.shape: tuple[int, ...] = (of.stop - of.start, *rows.shape[1:])
         self.dtype = rows.dtype

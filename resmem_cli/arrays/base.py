@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,27 +17,10 @@ from numpy.typing import NDArray
 from resmem_cli.errors import DataError
 from resmem_cli.files import require_file
 from resmem_cli.registry import import_modules
+from resmem_cli.rows import RowSource as RowSource
 from resmem_cli.types import Closing
 
 MAX_AXES = 32
-
-
-class RowSource(Protocol):
-    """Rows of one array, read a block at a time."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the whole array; the first axis is the rows."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of what `read` gives: native byte order, bfloat16 widened to float32."""
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Read rows `start` to `stop`, 0 ≤ start ≤ stop ≤ n, C-contiguous.
-
-        Any order is allowed; formats that stream (.npz, .parquet) are fast in rising order only.
-        """
 
 
 @dataclass(frozen=True)

@@ -175,6 +175,7 @@ class ShardedInverted(ApproximateIndex, _Sharded):
         check_alike(shards)
         self.load_measured(datasets, parameters)
 
+    # What other kinds say of a class is here that of the shards: mypy takes it for a change of type.
     @property
     def kind(self) -> str:  # type: ignore[override]
         """Of the shards."""

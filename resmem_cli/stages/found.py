@@ -35,7 +35,7 @@ def rows_digest(rows: NDArray[np.int64] | None) -> str | None:
 
 
 @dataclass(frozen=True)
-class Searched:
+class SearchRequest:
     """Which rows of which file are searched for, and in what.
 
     Attributes
@@ -72,7 +72,7 @@ class Searched:
 def write_neighbors(
     writer: ArtifactWriter,
     index: Index,
-    searched: Searched,
+    searched: SearchRequest,
     read: Callable[[slice], NDArray[Any]],
     *,
     shard: tuple[int, int] | None,
@@ -88,7 +88,7 @@ def write_neighbors(
         Of the format `NEIGHBORS`.
     index : Index
         The memory.
-    searched : Searched
+    searched : SearchRequest
         What is asked.
     read : callable
         Gives the embeddings of a range of the queries, checked.
@@ -165,7 +165,7 @@ class FoundBefore:
     index : Index
         The memory, loaded: it says what to take of what several shards found, and searches for those
         queries for which this is not enough.
-    searched : Searched
+    searched : SearchRequest
         What is asked.
     wanted : slice, optional
         The range of the queries that is needed; by default all.
@@ -177,7 +177,7 @@ class FoundBefore:
     """
 
     def __init__(
-        self, files: Sequence[Artifact], index: Index, searched: Searched, *, wanted: slice | None = None
+        self, files: Sequence[Artifact], index: Index, searched: SearchRequest, *, wanted: slice | None = None
     ) -> None:
         self._index, self._k = index, searched.k
         self.files = tuple(path for file in files for path in file.files)

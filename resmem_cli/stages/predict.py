@@ -13,7 +13,7 @@ from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import DataError, UsageError, naming_file
 from resmem_cli.memory_size import memory_budget
 from resmem_cli.shards import shard_parameters, shard_rows
-from resmem_cli.stages.found import FoundBefore, Searched
+from resmem_cli.stages.found import FoundBefore, SearchRequest
 from resmem_cli.stages.lineage import artifact_record, check_lineage, own_rows_notices
 from resmem_cli.stages.predict_config import (
     PredictConfig,
@@ -117,7 +117,7 @@ def predict(
         found = None
         if config.found:
             width = k if comparison is None else comparison.k
-            asked = Searched(
+            asked = SearchRequest(
                 whole.embeddings_digest, index_file.parameters["embeddings_digest"], whole.n, None, width
             )
             files = [stack.enter_context(open_artifact(path, NEIGHBORS)) for path in config.found]

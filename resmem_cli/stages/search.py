@@ -17,7 +17,7 @@ from resmem_cli.artifacts.writer import ArtifactWriter
 from resmem_cli.errors import UsageError, naming_file
 from resmem_cli.indexes.space import check_rows
 from resmem_cli.memory_size import DEFAULT_MEMORY, memory_budget
-from resmem_cli.stages.found import Searched, write_neighbors
+from resmem_cli.stages.found import SearchRequest, write_neighbors
 from resmem_cli.stages.lineage import artifact_record, check_network
 from resmem_cli.stages.predict_config import DEFAULT_K
 from resmem_cli.stages.searching import SearchConfig, prepare_search, search_summary
@@ -117,7 +117,7 @@ def search(
                 check_rows(embeddings, searched.metric, first=block.start, what="query")
             return embeddings
 
-        asked = Searched(
+        asked = SearchRequest(
             source.embeddings_digest, index_file.parameters["embeddings_digest"], source.n, None, config.k
         )
         n_searched = write_neighbors(

@@ -21,7 +21,7 @@ from resmem_cli.errors import naming_file
 from resmem_cli.indexes.base import Index
 from resmem_cli.memory_size import memory_budget
 from resmem_cli.scratch import Scratch
-from resmem_cli.stages.found import FoundBefore, Searched, write_neighbors
+from resmem_cli.stages.found import FoundBefore, SearchRequest, write_neighbors
 from resmem_cli.stages.lineage import artifact_record, check_network, check_same_rows, own_rows_notices
 from resmem_cli.stages.searching import prepare_search, search_record
 from resmem_cli.stages.sources import EmbeddingSource, open_embeddings
@@ -103,7 +103,7 @@ def tune(
         n_rows = chosen_on.n
         count = config.sample if config.leave_one_out else round((config.fraction or 1) * n_rows)
         rows = draw_rows(n_rows, max(1, count), seed=config.seed)
-        asked = Searched(
+        asked = SearchRequest(
             chosen_on.embeddings_digest,
             index_file.parameters["embeddings_digest"],
             n_rows if rows is None else len(rows),
@@ -221,7 +221,7 @@ def _search_only(
     writer: ArtifactWriter,
     index: Index,
     source: EmbeddingSource,
-    asked: Searched,
+    asked: SearchRequest,
     config: TuneConfig,
     *,
     scratch: Scratch,

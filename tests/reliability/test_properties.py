@@ -57,7 +57,7 @@ EXEMPT = {
     "exact.ExactIndex.check_parameters": "checks options; test_arguments holds them",
 }
 # Of which every kind is held to float64 by test_distances.
-PROTOCOLS = ("Index", "Residuals", "RandomRows", "ReadRows", "Progress", "Table", "Engine", "SearchedRows")
+PROTOCOLS = ("Index", "Residuals", "RandomRows", "RowSource", "Progress", "Table", "Engine", "SearchedRows")
 
 
 def public_functions(module: ModuleType) -> list[str]:
