@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +12,7 @@ from resmem_cli.errors import DataError
 from resmem_cli.indexes.clustering import Centres
 from resmem_cli.indexes.lists import ListLayout, MappedLists
 from resmem_cli.indexes.one_thread import one_faiss_thread
+from resmem_cli.indexes.rabitq_bounds import LowerBounds, lower_bounds
 from resmem_cli.rows import RandomRows
 from resmem_cli.threads import for_each_block, n_threads
 from resmem_cli.types import row_blocks
@@ -21,7 +23,7 @@ LARGEST_VALUE = 2.0**50
 _BATCH_ELEMENTS = 1 << 20  # lists or candidates of the queries searched together
 _FEW_QUERIES = 8  # are not worth the start of a thread
 _TIED = 16  # more candidates than wanted are fetched: seldom are more of them as near as the last
-_MOST_TIED = 64  # times as many are fetched at most: beyond, which of equally near codes are taken is open
+_WIDENING = 8  # times as many are fetched where that was not enough
 
 
 class ListScanner:
@@ -42,6 +44,7 @@ class ListScanner:
     def __init__(self, engine: Any, centres: Centres, entries: RandomRows, layout: ListLayout) -> None:
         self._centres, self._layout = centres, layout
         self._lists = MappedLists(entries, layout)
+        self._bounds = lower_bounds(engine, self._lists, centres.rows)
         self._engine = engine
         engine.replace_invlists(self._lists.for_faiss, False)
         engine.ntotal = layout.n_rows
@@ -65,7 +68,7 @@ class ListScanner:
         -------
         rows, squares, compared
             `rows` and `compared` as `ApproximateIndex.candidates` gives them, and (n_queries, count) float32
-            squared distances of the codes; infinite for a row of −1.
+            squared distances of the codes; infinite for a row of −1. (`LowerBounds` raises a few.)
 
         Raises
         ------
@@ -87,7 +90,8 @@ class ListScanner:
             order = np.argsort(lists[:, 0], kind="stable")
             parts = (some[order], lists[order], squares[order])
             own = usual[block][order]
-            rows[own], found[own] = self._first(*parts, count=count, together=together)
+            width = min(n, count + _TIED)
+            rows[own], found[own] = self._first(*parts, count=count, width=width, together=together)
             compared += int(self._layout.sizes[lists].sum())
         if rows.size and (rows.min() < -1 or rows.max() >= n):
             raise DataError(
@@ -105,26 +109,26 @@ class ListScanner:
         squares: NDArray[np.float32],
         *,
         count: int,
+        width: int,
         together: int,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Give the first `count` rows by (square of the code, row), though not in that order."""
-        n = self._layout.n_rows
-        rows, found = self._scanned(queries, min(n, count + _TIED), lists, squares, together=together)
+        """Give the first `count` rows by (square of the code, row), though not in that order.
+
+        faiss leaves it open which of the rows as near as the last it gives. So `width` of them are fetched,
+        and for queries for which those do not end beyond the last, more.
+        """
+        rows, found, reach = self._scanned(queries, width, lists, squares, together=together)
         first_rows, first = rows[:, :count].copy(), found[:, :count].copy()
-        # faiss leaves it open which of those it gives that are as near as the last.
-        left = np.arange(len(queries))
-        while rows.shape[1] > count:
-            tied = (found[:, count] == found[:, count - 1]) & (rows[:, count] >= 0)
-            whole = (found[:, -1] > found[:, count - 1]) | (rows[:, -1] < 0) | (rows.shape[1] == n)
-            some = np.flatnonzero(tied & (whole | (rows.shape[1] >= _MOST_TIED * count)))
-            order = np.lexsort((rows[some], np.where(rows[some] < 0, np.inf, found[some])))[:, :count]
-            first_rows[left[some]] = np.take_along_axis(rows[some], order, axis=1)
-            first[left[some]] = np.take_along_axis(found[some], order, axis=1)
-            left = left[tied & ~whole] if rows.shape[1] < _MOST_TIED * count else left[:0]
-            if not len(left):
-                break
-            width = min(n, 4 * rows.shape[1])
-            rows, found = self._scanned(queries[left], width, lists[left], squares[left], together=together)
+        if width > count:
+            tied = np.flatnonzero((found[:, count] == found[:, count - 1]) & (rows[:, count] >= 0))
+            ordered = _in_order(rows[tied], found[tied])
+            first_rows[tied], first[tied] = (part[:, :count] for part in ordered)
+        left = np.flatnonzero(reach <= first[:, -1])
+        wider = min(self._layout.n_rows, _WIDENING * width)
+        for block in row_blocks(len(left), max(1, _BATCH_ELEMENTS // wider)):
+            some = left[block]
+            parts = (queries[some], lists[some], squares[some])
+            first_rows[some], first[some] = self._first(*parts, count=count, width=wider, together=together)
         return first_rows, first
 
     def _scanned(
@@ -135,16 +139,73 @@ class ListScanner:
         squares: NDArray[np.float32],
         *,
         together: int,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Scan lists on all cores: faiss shares queries among threads only where it finds the lists too."""
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+        """Scan lists on all cores: faiss shares queries among threads only where it finds the lists too.
+
+        Returns
+        -------
+        rows, found, reach
+            (n_queries, count) rows and squares, nearest first, and (n_queries,) squares: no other row is
+            nearer.
+        """
         rows = np.empty((len(queries), count), np.int64)
         found = np.empty((len(queries), count), np.float32)
+        reach = np.empty(len(queries), np.float32)
 
         def scan(some: slice) -> None:
+            parts = (queries[some], count, lists[some], squares[some])
             with one_faiss_thread():
-                parts = (queries[some], count, lists[some], squares[some])
-                found[some], rows[some] = self._engine.search_preassigned(*parts)
+                if self._bounds is None:
+                    found[some], rows[some] = self._engine.search_preassigned(*parts)
+                else:
+                    found[some], rows[some] = _search_places(self._engine, *parts)
+            # faiss makes it of codes that are all alike, when it divides by how far they are apart.
+            found[some][np.isnan(found[some])] = 0
+            reach[some] = np.where(rows[some, -1] < 0, np.inf, found[some, -1])
+            if self._bounds is not None:
+                rows[some] = self._bounded(self._bounds, queries[some], rows[some], found[some])
 
         step = max(_FEW_QUERIES, -(-len(queries) // n_threads()))
         for_each_block(scan, row_blocks(len(queries), min(step, together)))
-        return rows, found
+        return rows, found, reach if count < self._layout.n_rows else np.full_like(reach, np.inf)
+
+    def _bounded(
+        self,
+        bounds: LowerBounds,
+        queries: NDArray[np.float32],
+        places: NDArray[np.int64],
+        found: NDArray[np.float32],
+    ) -> NDArray[np.int64]:
+        """Give the rows in some places, nearest first, when `found` is raised to its lower bounds."""
+        there = places >= 0
+        lists, slots = places >> 32, places & 0xFFFFFFFF
+        raised = np.flatnonzero(bounds.raise_to(found, queries, lists, slots))
+        rows = np.full_like(places, -1)
+        rows[there] = self._lists.rows_at(lists[there], slots[there])
+        rows[raised], found[raised] = _in_order(rows[raised], found[raised])
+        return rows
+
+
+def _in_order(
+    rows: NDArray[np.int64], found: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Sort rows by (square, row); those of −1 come last."""
+    order = np.lexsort((rows, np.where(rows < 0, np.inf, found)))
+    return np.take_along_axis(rows, order, axis=1), np.take_along_axis(found, order, axis=1)
+
+
+def _search_places(
+    engine: Any,
+    queries: NDArray[np.float32],
+    count: int,
+    lists: NDArray[np.int64],
+    squares: NDArray[np.float32],
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Search as `search_preassigned` does, giving list · 2³² + place there instead of rows."""
+    found = np.empty((len(queries), count), np.float32)
+    places = np.empty((len(queries), count), np.int64)
+    arrays = [np.ascontiguousarray(array) for array in (queries, lists, squares)]
+    asked, visited, distances = (faiss.swig_ptr(array) for array in arrays)
+    given = (faiss.swig_ptr(found), faiss.swig_ptr(places))
+    engine.search_preassigned_c(len(queries), asked, count, visited, distances, *given, True)
+    return found, places

@@ -87,6 +87,20 @@ class ListLayout:
         codes = part.view(f"u{self._word}")[self._code_words(lists, slots) - start // self._word]
         return lists, rows, codes.view(np.uint8)
 
+    def rows_at(
+        self, entries: NDArray[np.uint8], lists: NDArray[np.int64], slots: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Give the row numbers in some places of their lists."""
+        rows: NDArray[np.int64] = entries.view(np.int64)[self._row_words(lists, slots)]
+        return rows
+
+    def codes_at(
+        self, entries: NDArray[np.uint8], lists: NDArray[np.int64], slots: NDArray[np.int64], n_bytes: int
+    ) -> NDArray[np.uint8]:
+        """Give the first bytes, `n_bytes` or a few more, of m codes that are not interleaved."""
+        n_words = -(-n_bytes // self._word)
+        return entries.view(f"u{self._word}")[self._code_words(lists, slots, n_words)].view(np.uint8)
+
     def write(
         self,
         entries: NDArray[np.uint8],
@@ -107,10 +121,12 @@ class ListLayout:
             entries[at] |= (codes[some] & 0x0F) << half
             entries[at + _TOGETHER // 2] |= (codes[some] >> 4) << half
 
-    def _code_words(self, lists: NDArray[np.int64], slots: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Give the places of some codes, in words as wide as codes allow."""
+    def _code_words(
+        self, lists: NDArray[np.int64], slots: NDArray[np.int64], n_words: int | None = None
+    ) -> NDArray[np.int64]:
+        """Give the places of some codes, or of their first words, in words as wide as codes allow."""
         first = (self.offsets[lists] + slots * self.code_bytes) // self._word
-        words: NDArray[np.int64] = first[:, None] + np.arange(self.code_bytes // self._word)
+        words: NDArray[np.int64] = first[:, None] + np.arange(n_words or self.code_bytes // self._word)
         return words
 
     def _first_numbers(
@@ -187,6 +203,14 @@ class MappedLists:
         self.for_faiss = lists
         # It would unmap the bytes, which are not its own.
         weakref.finalize(self, _forget_bytes, lists)
+
+    def rows_at(self, lists: NDArray[np.int64], slots: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Give the row numbers in some places of their lists."""
+        return self._layout.rows_at(self._bytes, lists, slots)
+
+    def codes_at(self, lists: NDArray[np.int64], slots: NDArray[np.int64], n_bytes: int) -> NDArray[np.uint8]:
+        """Give the first bytes, `n_bytes` or a few more, of m codes that are not interleaved."""
+        return self._layout.codes_at(self._bytes, lists, slots, n_bytes)
 
     def check(self, lists: NDArray[np.int64]) -> None:
         """Check the bytes of some lists against the digests of their file, each list once.
