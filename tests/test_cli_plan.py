@@ -10,6 +10,9 @@ from conftest import Resmem
 
 from resmem_cli import MemorySize, PlanConfig, SimulationConfig, plan_memory
 from resmem_cli.plots import study_figures
+from resmem_cli.scaling.costs import planned_steps
+from resmem_cli.scaling.sizes import Machines
+from resmem_cli.scaling.task_times import TaskTime, append_task_times
 
 OWN = ("plan", "--rows", "100M", "--dimensions", "512", "--classes", "32128")
 TABLES = ["artifacts", "steps", "query", "limits"]
@@ -131,6 +134,30 @@ def test_measured_seconds_of_a_task_replace_the_estimate(resmem: Resmem) -> None
         assert learn[f"{count} workers"] == pytest.approx(0, abs=0.1)
 
 
+def test_times_of_real_tasks_replace_estimates(tmp_path: Path, resmem: Resmem) -> None:
+    part = MemorySize(10**5, 512, 32_128, 50, 1_000, top=128, kind="ivf-pq")
+    planned = next(one for one in planned_steps(part, Machines(cores=1)) if one.name == "index-add")
+    seconds = [factor * planned.machine_seconds for factor in (3.8, 3.9, 4.0, 4.1, 4.2)]
+    times = [TaskTime("index-add", own, 1, part) for own in seconds]
+    append_task_times(tmp_path / "times.jsonl", times)
+    given = (*OWN, *SIMULATED, "--task-times", "times.jsonl", "--json")
+    tables = {table["name"]: table for table in resmem(*given, cwd=tmp_path).result["tables"]}
+    assert list(tables) == [*TABLES, "simulation", "simulation_steps", "task_times"]
+    told = {row["step"]: row for row in rows_of(tables["task_times"])}
+    add = told["index-add"]
+    assert (add["measured"], add["fixed"]) == (5, 0)
+    assert add["factor"] == pytest.approx(4)
+    assert add["simulated"] == pytest.approx(4 * add["planned"])
+    assert all(row["measured"] == 0 for name, row in told.items() if name != "index-add")
+    used = {row["step"]: row["computes a task"] for row in rows_of(tables["simulation_steps"])}
+    assert used == {name: row["simulated"] for name, row in told.items()}
+    # They took unequally long, by 4 %; what the user says is taken before that.
+    assert "exp(0.035 z)" in tables["simulation"]["notes"][0]
+    own = resmem(*given, "--spread", 0.5, "--task-seconds", "index-add=1", cwd=tmp_path).result["tables"]
+    assert "exp(0.5 z)" in own[4]["notes"][0]
+    assert {row["step"]: row for row in rows_of(own[5])}["index-add"]["computes a task"] == 1
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -150,6 +177,8 @@ def test_measured_seconds_of_a_task_replace_the_estimate(resmem: Resmem) -> None
         (("--simulate", "--workers", "1:1000:900"), "--workers: too many values"),
         (("--simulate", "--repetitions", "0"), "--repetitions out of range"),
         (("--simulate", "--seed", "-1"), "--seed out of range"),
+        (("--task-times", "t.jsonl"), "--task-times is for a simulation"),
+        (("--task-seconds", "predict=1"), "--task-seconds is for a simulation"),
         (("--simulate", "--task-seconds", "x"), "--task-seconds: no seconds of steps"),
         (("--simulate", "--task-seconds", "x=3"), "--task-seconds: no such step"),
         (("--simulate", "--task-seconds", "predict=-1"), "--task-seconds out of range"),
@@ -166,6 +195,12 @@ def test_bad_options_end_in_one_line_and_leave_no_file(
     [line] = done.stderr.splitlines()
     assert words in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_times_that_are_missing(tmp_path: Path, resmem: Resmem) -> None:
+    done = resmem(*OWN, "--simulate", "--task-times", "none.jsonl", cwd=tmp_path)
+    assert done.status == 66
+    assert done.stderr.startswith("resmem: error: none.jsonl: can't be read: ")
 
 
 def test_a_file_is_no_folder_for_figures(tmp_path: Path, resmem: Resmem) -> None:

@@ -21,9 +21,11 @@ import pytest
 from conftest import Finished, Pipeline, Resmem
 from machines import ENV, Machines, until
 
+from resmem_cli.artifacts.reader import open_artifact
 from resmem_cli.cluster.engine import State, _told, check_scheduler
 from resmem_cli.cluster.tasks import Task, VersionError, installed_versions, run_task
 from resmem_cli.errors import UsageError
+from resmem_cli.scaling.task_times import read_task_times
 
 pytest.importorskip("distributed")
 SAMPLE_DATA = Path(__file__).parents[1] / "sample_data"
@@ -121,6 +123,7 @@ def test_the_bytes_are_those_of_one_process(
     command: str, tmp_path: Path, pipeline: Pipeline, machines: Machines, resmem_process: Resmem
 ) -> None:
     words = commands(pipeline)[command]
+    times = tmp_path.with_name(f"{tmp_path.name}.jsonl")
     alone = resmem_process(*words, "-o", tmp_path / "alone.h5", cwd=SAMPLE_DATA, env=ENV)
     assert alone.status == 0, alone.stderr
     spread = resmem_process(
@@ -130,6 +133,8 @@ def test_the_bytes_are_those_of_one_process(
         "--scheduler",
         machines.option,
         "--json",
+        "--task-times",
+        times,
         cwd=SAMPLE_DATA,
         env=ENV,
     )
@@ -138,9 +143,21 @@ def test_the_bytes_are_those_of_one_process(
     assert spread.result["shards"] == 8
     assert spread.result["tasks"] == 8
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone.h5", "spread.h5"]
+    if words[0] == "tune":
+        assert not times.exists()
+        return
+    step, counted = {"index": ("index-add", "rows"), "predict": ("predict", "queries")}.get(
+        str(words[0]), (str(words[0]), "rows")
+    )
+    told = read_task_times(times)
+    assert [one.step for one in told] == [step] * 8
+    with open_artifact(tmp_path / "alone.h5") as whole:
+        n = whole.dimensions["q" if step == "predict" else "n"]
+    assert sum(getattr(one.size, counted) for one in told) == n
+    assert sum(one.seconds for one in told) == pytest.approx(spread.result["task_seconds"], abs=0.01)
 
 
-@pytest.mark.parametrize("kind", ["exact", "ivf-pq"])
+@pytest.mark.parametrize("kind", ["exact", "ivf-pq", "ivf-rabitq"])
 def test_an_index_in_shards_answers_as_one(
     kind: str, tmp_path: Path, pipeline: Pipeline, machines: Machines, resmem_process: Resmem
 ) -> None:
@@ -149,7 +166,7 @@ def test_an_index_in_shards_answers_as_one(
         assert done.status == 0, done.stderr
         return done
 
-    on = ("--scheduler", machines.option)
+    on = ("--scheduler", machines.option, "--task-times", "times.jsonl")
     run("index", pipeline.train, "--kind", kind, "-o", "whole.h5")
     run("index", pipeline.train, "--kind", kind, "-o", "spread.h5", *on, "--manifest", "--shards", "4")
     run("residualize", pipeline.train, "-o", "r.h5", *on, "--manifest", "--shards", "4")
@@ -160,6 +177,15 @@ def test_an_index_in_shards_answers_as_one(
     digests = [run("info", name).result["content_digest"] for name in ("p.h5", "q.h5")]
     # The lists of the one are learnt from the same sample as those of the others.
     assert digests[0] == digests[1]
+    learnt = ["index-learn"] * (kind != "exact")
+    told = read_task_times(tmp_path / "times.jsonl")
+    steps = [*learnt, *["index-add"] * 4, *["residualize"] * 4, *["search"] * 8]
+    assert [one.step for one in told] == steps
+    # Each search is of one shard and half of the queries.
+    assert {one.size.kind for one in told if one.step != "residualize"} == {kind}
+    assert sum(one.size.rows for one in told if one.step == "search") == 2 * told[-1].size.rows * 4
+    queries = sum(one.size.queries for one in told if one.step == "search")
+    assert queries == 4 * spread.result["queries"]
 
 
 def test_processes_of_this_machine(tmp_path: Path, large: Path, resmem_process: Resmem) -> None:

@@ -17,7 +17,7 @@ from resmem_cli.types import Progress, StageResult, no_progress
 from resmem_cli.version import __version__
 
 if TYPE_CHECKING:
-    from resmem_cli.cli.options import Pieces
+    from resmem_cli.cli.pieces import Pieces
     from resmem_cli.cluster.engine import State
 
 _GAP = 3  # what rich puts between two columns

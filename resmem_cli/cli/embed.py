@@ -11,11 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from resmem_cli.cli import console, options
+from resmem_cli.cli.pieces import Pieces, in_shards
 from resmem_cli.errors import UsageError
 from resmem_cli.types import ArraySelection, ComputeType, ImageLayout, Pooling, StageResult, StorageType
 
 
-@options.in_shards()
+@in_shards()
 @options.choosing_arrays(*options.INPUT_ROLES)
 def run(
     *,
@@ -135,7 +136,7 @@ def run(
         ),
     ] = False,
     selection: ArraySelection,
-    pieces: options.Pieces,
+    pieces: Pieces,
     no_clobber: options.NoClobber = False,
     json: options.Json = False,
     quiet: options.Quiet = False,

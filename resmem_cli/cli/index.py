@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resmem_cli.cli import console, options
+from resmem_cli.cli.pieces import Pieces, in_shards
 from resmem_cli.errors import UsageError
 from resmem_cli.types import ArraySelection, Metric, StageResult, StorageType
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _SMALLEST_GAIN = 5e-4  # of recall, to be shown
 
 
-@options.in_shards()
+@in_shards()
 @options.choosing_arrays(*options.OUTPUT_ROLES)
 def run(
     *,
@@ -116,7 +117,7 @@ def run(
         bool, typer.Option("--dry-run", help="Say what would be built and what it would cost, and stop.")
     ] = False,
     selection: ArraySelection,
-    pieces: options.Pieces,
+    pieces: Pieces,
     no_clobber: options.NoClobber = False,
     json: options.Json = False,
     quiet: options.Quiet = False,

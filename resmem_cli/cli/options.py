@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +12,6 @@ import typer
 
 from resmem_cli.cli.failures import keep_freed_memory
 from resmem_cli.errors import MissingInputError, UsageError
-from resmem_cli.shards import Shard, parse_shard
 from resmem_cli.types import ArraySelection
 
 
@@ -80,15 +78,6 @@ Tuning = Annotated[
     ),
 ]
 
-ShardText = Annotated[
-    str | None,
-    typer.Option(
-        "--shard",
-        metavar="I/N",
-        help="Only the I-th of N equal ranges of rows; resmem merge puts them together.",
-        show_default=False,
-    ),
-]
 Found = Annotated[
     list[Path] | None,
     typer.Option(
@@ -99,52 +88,6 @@ Found = Annotated[
         readable=False,
     ),
 ]
-
-_SCHEDULING: dict[str, Any] = {
-    "scheduler": Annotated[
-        str | None,
-        typer.Option(
-            "--scheduler",
-            metavar="tcp://HOST:PORT|file:FILE|local:N",
-            help="Do it in shards, on the workers of a Dask scheduler, or on N processes of this machine.",
-            show_default=False,
-        ),
-    ],
-    "shards": Annotated[
-        int | None,
-        typer.Option(
-            "--shards",
-            metavar="N",
-            help="With --scheduler: in how many; by default 4 for each worker, and at least 8.",
-            show_default=False,
-        ),
-    ],
-    "manifest": Annotated[
-        bool,
-        typer.Option(
-            "--manifest", help="With --scheduler: leave the shards, and write a small file that names them."
-        ),
-    ],
-    "worker_timeout": Annotated[
-        float | None,
-        typer.Option(
-            "--worker-timeout",
-            metavar="S",
-            help="With --scheduler: seconds to wait for a worker; 60 if not given.",
-            show_default=False,
-        ),
-    ],
-    "retries": Annotated[
-        int | None,
-        typer.Option(
-            "--retries",
-            metavar="N",
-            help="With --scheduler: how often a shard that fails is given out again; 2 if not given.",
-            show_default=False,
-        ),
-    ],
-}
-_DEFAULTS: dict[str, Any] = {"manifest": False}
 
 DEFAULT_MEMORY = "8G"
 Memory = Annotated[
@@ -160,11 +103,6 @@ Split = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Take the arrays of this split: train, val or test."),
 ]
-
-
-def shard(text: str | None) -> Shard | None:
-    """Read `--shard` or the like; raises `UsageError`."""
-    return None if text is None else parse_shard(text)
 
 
 _AMPLE = 1 << 30  # bytes of memory
@@ -213,63 +151,21 @@ def choosing_arrays(*roles: str) -> Callable[[Callable[..., None]], Callable[...
     def choose(given: dict[str, Any]) -> ArraySelection:
         return ArraySelection(**{name.removesuffix("_key"): value for name, value in given.items()})
 
-    return _adding("selection", added, choose)
+    return adding("selection", added, choose)
 
 
-@dataclass(frozen=True)
-class Pieces:
-    """What is said of shards: one of them, or all on a scheduler, or neither.
-
-    Attributes
-    ----------
-    shard : Shard or None
-        The one to do.
-    scheduling : mapping or None
-        The fields of `cluster.scheduling.Scheduling`.
-    """
-
-    shard: Shard | None
-    scheduling: Mapping[str, Any] | None
-
-
-def in_shards(*, mergeable: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command `--shard`, `--scheduler` and what goes with it, and pass it all as `pieces`.
-
-    Parameters
-    ----------
-    mergeable : bool
-        Whether shards are put together, so that a manifest of them can be made.
-    """
-
-    def choose(given: dict[str, Any]) -> Pieces:
-        shard = None if given["shard"] is None else parse_shard(given.pop("shard"))
-        given.pop("shard", None)
-        scheduler = given["scheduler"]
-        if scheduler is None:
-            flags = [
-                f"--{name.replace('_', '-')}" for name, value in given.items() if value not in (None, False)
-            ]
-            if flags:
-                raise UsageError(f"{flags[0]} is for --scheduler", remedy="give both, or neither")
-            return Pieces(shard, None)
-        if shard is not None:
-            raise UsageError("--shard and --scheduler", remedy="give one of them")
-        return Pieces(None, {name: value for name, value in given.items() if value is not None})
-
-    added = {"shard": ShardText, **_SCHEDULING}
-    if not mergeable:
-        del added["manifest"]
-    return _adding("pieces", added, choose)
-
-
-def _adding(
-    parameter: str, added: Mapping[str, Any], choose: Callable[[dict[str, Any]], Any]
+def adding(
+    parameter: str,
+    added: Mapping[str, Any],
+    choose: Callable[[dict[str, Any]], Any],
+    defaults: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command options, and pass it what is made of them as one parameter.
 
     Typer reads options off a function's signature, so the command gets a new one, in which the parameter is
     replaced by them.
     """
+    default = defaults or {}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
@@ -282,7 +178,7 @@ def _adding(
         del parameters[parameter]
         keyword = inspect.Parameter.KEYWORD_ONLY
         options = [
-            inspect.Parameter(n, keyword, default=_DEFAULTS.get(n), annotation=a) for n, a in added.items()
+            inspect.Parameter(n, keyword, default=default.get(n), annotation=a) for n, a in added.items()
         ]
         own = [one.replace(kind=keyword) for one in parameters.values()]
         run.__signature__ = inspect.Signature(own + options)  # type: ignore[attr-defined]

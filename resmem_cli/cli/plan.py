@@ -92,8 +92,13 @@ def run(
     repetitions: Annotated[int, typer.Option(metavar=_COUNT, help="Simulation: how often.")] = 200,
     seed: Annotated[int, typer.Option(metavar=_COUNT, help="Simulation: of what is drawn.")] = 0,
     spread: Annotated[
-        float, typer.Option(metavar="S", help="Simulation: tasks take exp(S z) times as long, z normal.")
-    ] = 0.2,
+        float | None,
+        typer.Option(
+            metavar="S",
+            help="Simulation: tasks take exp(S z) times as long, z normal; as measured, or 0.2.",
+            show_default=False,
+        ),
+    ] = None,
     slow_share: Annotated[
         float, typer.Option(metavar="P", help="Simulation: probability that a worker is slow.")
     ] = 0.05,
@@ -118,6 +123,15 @@ def run(
             show_default=False,
         ),
     ] = None,
+    task_times: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Simulation: what tasks took, as commands with --scheduler and --task-times tell.",
+            show_default=False,
+            readable=False,
+        ),
+    ] = None,
     figures: Annotated[
         Path | None,
         typer.Option(
@@ -139,7 +153,8 @@ def run(
     from resmem_cli.memory_size import parse_memory
     from resmem_cli.scaling.simulation import Workers
     from resmem_cli.scaling.sizes import chosen_machines, chosen_size, parse_count
-    from resmem_cli.stages.plan import PlanConfig, SimulationConfig, plan_memory
+    from resmem_cli.scaling.task_times import read_task_times
+    from resmem_cli.stages.plan import DEFAULT_SPREAD, PlanConfig, SimulationConfig, plan_memory
     from resmem_cli.tuning.grid import parse_values
 
     def count(text: str | None, option: str) -> int | None:
@@ -148,13 +163,16 @@ def run(
     def n_bytes(text: str | None) -> int | None:
         return None if text is None else parse_memory(text)
 
+    for option, given in (("--task-seconds", task_seconds), ("--task-times", task_times)):
+        if given is not None and not simulate:
+            raise UsageError(f"{option} is for a simulation", remedy="give --simulate too")
     simulation = SimulationConfig(
         workers=parse_values(workers, "--workers", whole=True),
         repetitions=repetitions,
         seed=seed,
         befalls=Workers(
             1,
-            spread=spread,
+            spread=DEFAULT_SPREAD if spread is None else spread,
             slow_share=slow_share,
             slow_factor=slow_factor,
             seconds_to_failure=3600 * hours_to_failure,
@@ -162,6 +180,8 @@ def run(
             retries=retries,
         ),
         task_seconds=_seconds_of_steps(task_seconds),
+        task_times=() if task_times is None else tuple(read_task_times(task_times)),
+        measured_spread=spread is None,
     )
     parameters = {"lists": lists, "bits": bits, "subquantizers": subquantizers}
     config = PlanConfig(

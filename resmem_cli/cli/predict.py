@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 
 from resmem_cli.cli import console, options
+from resmem_cli.cli.pieces import Pieces, in_shards
 from resmem_cli.errors import UsageError
 from resmem_cli.types import ArraySelection, Method, ProbabilityMethod
 
 
-@options.in_shards()
+@in_shards()
 @options.choosing_arrays(*options.OUTPUT_ROLES)
 def run(
     *,
@@ -119,7 +120,7 @@ def run(
     device: options.Device = "auto",
     memory: options.Memory = options.DEFAULT_MEMORY,
     selection: ArraySelection,
-    pieces: options.Pieces,
+    pieces: Pieces,
     no_clobber: options.NoClobber = False,
     json: options.Json = False,
     quiet: options.Quiet = False,

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from resmem_cli.cli import console, options
+from resmem_cli.cli.pieces import Pieces, in_shards
 from resmem_cli.errors import UsageError
 from resmem_cli.types import ArraySelection, ResidualSpace
 
 
-@options.in_shards()
+@in_shards()
 @options.choosing_arrays(*options.OUTPUT_ROLES)
 def run(
     *,
@@ -49,7 +50,7 @@ def run(
     ] = None,
     block_rows: Annotated[int | None, typer.Option(metavar="N", help="Rows at a time.")] = None,
     selection: ArraySelection,
-    pieces: options.Pieces,
+    pieces: Pieces,
     no_clobber: options.NoClobber = False,
     json: options.Json = False,
     quiet: options.Quiet = False,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from resmem_cli.cli import console, options
+from resmem_cli.cli.pieces import ShardText, read_shard
 from resmem_cli.types import ArraySelection
 
 
@@ -21,7 +22,7 @@ def run(
     index: Annotated[Path, options.input_option("--index", "The memory's index.")],
     output: options.Output = None,
     k: Annotated[int, typer.Option("-k", metavar="K", help="Neighbours of each query.")] = 53,
-    shard: options.ShardText = None,
+    shard: ShardText = None,
     memory_shard: Annotated[
         str | None,
         typer.Option(
@@ -51,7 +52,7 @@ def run(
     from resmem_cli.stages.search import SearchStageConfig, search
     from resmem_cli.stages.searching import SearchConfig
 
-    part, memory_part = options.shard(shard), options.shard(memory_shard)
+    part, memory_part = read_shard(shard), read_shard(memory_shard)
     kind = "neighbors" if memory_part is None else "memory-{}-of-{}.neighbors".format(*memory_part)
     result = search(
         queries,

@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from resmem_cli.cli import console, options
+from resmem_cli.cli.pieces import Pieces, in_shards
 from resmem_cli.errors import UsageError
 from resmem_cli.types import ArraySelection, ResidualSpace
 
 _LIST = "LIST"
 
 
-@options.in_shards(mergeable=False)
+@in_shards(mergeable=False)
 @options.choosing_arrays(*options.OUTPUT_ROLES)
 def run(
     *,
@@ -120,7 +121,7 @@ def run(
     recall: options.Recall = None,
     memory: options.Memory = options.DEFAULT_MEMORY,
     selection: ArraySelection,
-    pieces: options.Pieces,
+    pieces: Pieces,
     no_clobber: options.NoClobber = False,
     json: options.Json = False,
     quiet: options.Quiet = False,

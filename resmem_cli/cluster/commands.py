@@ -9,12 +9,16 @@ from typing import Any
 
 from resmem_cli.artifacts.formats import INDEX, PREDICTIONS
 from resmem_cli.artifacts.reader import open_artifact
+from resmem_cli.artifacts.shard_formats import TRAINED
 from resmem_cli.cluster.engine import Watch
+from resmem_cli.cluster.planned import searched_by, size_of
 from resmem_cli.cluster.scheduling import Run, Scheduling, by_rows, no_watch, running
 from resmem_cli.cluster.tasks import Task
 from resmem_cli.errors import UsageError
 from resmem_cli.indexes.exact import ExactIndex
 from resmem_cli.indexes.plan import chosen_kind
+from resmem_cli.scaling.sizes import MemorySize
+from resmem_cli.scaling.task_times import SEARCH
 from resmem_cli.shards import Shard
 from resmem_cli.stages.embedding.config import EmbedConfig
 from resmem_cli.stages.index_config import IndexConfig
@@ -46,7 +50,9 @@ def embed(
     read = {"checkpoint": Path(checkpoint), "inputs": Path(inputs)}
     with running("embed", output, read, config, scheduling, watch, clobber=clobber) as run:
         paths = [str(path.absolute()) for path in read.values()]
-        tasks = by_rows(run, "embed:embed", paths, {}, config, run.count(1 << 30))
+        tasks = by_rows(
+            run, "embed:embed", paths, {}, config, run.count(1 << 30), step="embed", size=MemorySize(1, 1, 1)
+        )
         run.do(tasks)
         return run.finish(tasks, clobber=clobber, progress=progress)
 
@@ -68,11 +74,14 @@ def residualize(
     read = {"embeddings": embeddings, "tuning": None if tuning is None else Path(tuning)}
     with open_embeddings(embeddings, config.arrays) as source:
         source.require_logits(), source.require_labels()
-        n = source.n
+        n, size = source.n, size_of(source)
     with running("residualize", output, read, config, scheduling, watch, clobber=clobber) as run:
         options = {"tuning": None if tuning is None else str(Path(tuning).absolute())}
         paths = [str(embeddings.absolute())]
-        tasks = by_rows(run, "residualize:residualize", paths, options, config, run.count(n))
+        count = run.count(n)
+        tasks = by_rows(
+            run, "residualize:residualize", paths, options, config, count, step="residualize", size=size
+        )
         run.do(tasks)
         return run.finish(tasks, clobber=clobber, progress=progress)
 
@@ -97,17 +106,22 @@ def index(
     embeddings = Path(embeddings)
     trained = None if config.trained is None else Path(config.trained)
     with open_embeddings(embeddings, config.arrays) as source:
-        n, d = source.n, source.d
+        n, size = source.n, size_of(source)
     read = {"embeddings": embeddings, "trained": trained}
     with running("index", output, read, config, scheduling, watch, clobber=clobber) as run:
-        kind = config.kind or chosen_kind(n, d, config.memory)
+        kind = config.kind or chosen_kind(n, size.dimensions, config.memory)
+        size = replace(size, kind=kind)
         if trained is None and kind != ExactIndex.kind:
             trained = run.folder.file("trained.h5")
             if not run.folder.is_done(trained):
-                train(embeddings, output=trained, config=config, progress=progress)
+                with run.timing("index-learn", replace(size, parameters=config.parameters)):
+                    train(embeddings, output=trained, config=config, progress=progress)
         if trained is not None:
+            with open_artifact(trained, TRAINED) as file:
+                size = searched_by(size, file)
             config = replace(config, kind=None, parameters={}, trained=str(trained.absolute()))
-        tasks = by_rows(run, "index:index", [str(embeddings.absolute())], {}, config, run.count(n))
+        paths, count = [str(embeddings.absolute())], run.count(n)
+        tasks = by_rows(run, "index:index", paths, {}, config, count, step="index-add", size=size)
         run.do(tasks)
         return run.finish(tasks, memory=config.memory, clobber=clobber, progress=progress)
 
@@ -138,16 +152,19 @@ def predict(
         "found": config.found,
     }
     with open_embeddings(queries, config.arrays) as source, open_artifact(index, INDEX) as file:
-        n, n_shards, n_memory = source.n, len(file.shards), file.dimensions["n"]
+        n, n_memory = source.n, file.dimensions["n"]
+        shard_rows = [shard.dimensions["n"] for shard in file.shards]
+        size = replace(searched_by(size_of(source), file), rows=n_memory, k=_neighbors_wanted(config))
     options = {"index": str(index.absolute()), "residuals": str(residuals.absolute())}
     if config.tuning is not None:
         config = replace(config, tuning=str(Path(config.tuning).absolute()))
     with running("predict", output, read, config, scheduling, watch, clobber=clobber) as run:
         count = run.count(n)
         paths = [str(queries.absolute())]
-        tasks = by_rows(run, "predict:predict", paths, options, config, count)
-        if n_shards and not config.found and not config.compare:
-            searches = _searches(run, paths, options["index"], config, count, n_shards)
+        tasks = by_rows(run, "predict:predict", paths, options, config, count, step="predict", size=size)
+        if shard_rows and not config.found and not config.compare:
+            sizes = [replace(size, rows=rows) for rows in shard_rows]
+            searches = _searches(run, paths, options["index"], config, count, sizes)
             missing = {task.output for task in tasks if not run.folder.is_done(Path(task.output))}
             run.do(
                 [
@@ -158,7 +175,8 @@ def predict(
                 ]
             )
             tasks = [
-                _with_config(task, found=tuple(Path(one.output) for one in ones))
+                # What is left of it is not what a plan calls by its name.
+                replace(_with_config(task, found=tuple(Path(one.output) for one in ones)), size=None)
                 for task, ones in zip(tasks, searches, strict=True)
             ]
         run.do(tasks)
@@ -193,7 +211,7 @@ def tune(
     options = {"index": str(Path(index).absolute()), "train": str(Path(train).absolute())}
     with running("tune", output, read, config, scheduling, watch, clobber=clobber) as run:
         paths = [None if given is None else str(given.absolute())]
-        tasks = by_rows(run, "tune:tune", paths, options, config, run.count(n))
+        tasks = by_rows(run, "tune:tune", paths, options, config, run.count(n), step="tune")
         run.do(tasks)
         result = tune_here(
             given,
@@ -209,11 +227,15 @@ def tune(
 
 
 def _searches(
-    run: Run, paths: Sequence[str], index: str, config: PredictConfig, count: int, n_shards: int
+    run: Run,
+    paths: Sequence[str],
+    index: str,
+    config: PredictConfig,
+    count: int,
+    sizes: Sequence[MemorySize],
 ) -> list[list[Task]]:
-    """Make for each range of queries a task of each shard of the memory."""
-    tuning = tuning_choice(config)
-    k = config.k if config.k is not None else tuning.best.k if tuning is not None else DEFAULT_K
+    """Make for each range of queries a task of each shard of the memory, whose sizes are given."""
+    n_shards = len(sizes)
     return [
         [
             Task(
@@ -223,7 +245,7 @@ def _searches(
                 options={
                     "index": index,
                     "config": SearchStageConfig(
-                        k=k,
+                        k=size.k,
                         shard=Shard(number, count),
                         memory_shard=Shard(memory, n_shards),
                         search=config.search,
@@ -232,11 +254,18 @@ def _searches(
                     ),
                 },
                 output=str(run.folder.file(f"found-{number:05}-{memory:05}.h5").absolute()),
+                step=SEARCH,
+                size=size,
             )
-            for memory in range(1, n_shards + 1)
+            for memory, size in enumerate(sizes, start=1)
         ]
         for number in range(1, count + 1)
     ]
+
+
+def _neighbors_wanted(config: PredictConfig) -> int:
+    tuning = tuning_choice(config)
+    return config.k if config.k is not None else tuning.best.k if tuning is not None else DEFAULT_K
 
 
 def _accuracies(predictions: Path) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -9,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from resmem_cli.cluster.engine import Cluster, Outcome, State, Watch, check_scheduler, connected
-from resmem_cli.cluster.tasks import Task
+from resmem_cli.cluster.tasks import Done, Task
 from resmem_cli.cluster.work import WorkFolder, work_folder
 from resmem_cli.errors import UsageError
 from resmem_cli.memory_size import DEFAULT_MEMORY
+from resmem_cli.scaling.sizes import MemorySize
+from resmem_cli.scaling.task_times import OF_QUERIES, TaskTime, append_task_times
 from resmem_cli.shards import Shard
 from resmem_cli.stages.merge import MergeConfig, merge
+from resmem_cli.threads import n_threads
 from resmem_cli.types import Progress, StageResult
 
 _OF_MERGE = ("format", "shards")
@@ -37,6 +41,8 @@ class Scheduling:
         Seconds to wait for a worker.
     retries : int
         How often a shard that fails is given out again.
+    task_times : pathlib.Path or None
+        A file of JSON lines to which is added what each task took.
     """
 
     scheduler: str
@@ -44,6 +50,7 @@ class Scheduling:
     manifest: bool = False
     worker_timeout: float = 60
     retries: int = 2
+    task_times: Path | None = None
 
     def check(self) -> None:
         """Raise `UsageError` for numbers out of range."""
@@ -77,6 +84,14 @@ class Run:
         self._cluster, self._watch = cluster, watch
         self.n_tasks = self.n_before = 0
         self.outcome = Outcome()
+        self.own_times: list[TaskTime] = []
+
+    @contextmanager
+    def timing(self, step: str, size: MemorySize) -> Iterator[None]:
+        """Take the time of what is done here, before the tasks."""
+        began = time.monotonic()
+        yield
+        self.own_times.append(TaskTime(step, time.monotonic() - began, n_threads(), size))
 
     def count(self, n: int) -> int:
         """Choose the number of shards for n rows; raises `UsageError` if more are wanted."""
@@ -117,6 +132,8 @@ class Run:
         if not self.scheduling.manifest:
             self.folder.remove()
         done = self.outcome.done
+        if self.scheduling.task_times is not None:
+            append_task_times(self.scheduling.task_times, [*self.own_times, *_task_times(done)])
         notices = tuple(dict.fromkeys(notice for one in done for notice in one.notices))
         told = {
             **{name: value for name, value in summary.items() if name not in _OF_MERGE},
@@ -167,9 +184,17 @@ def running(
 
 
 def by_rows(
-    run: Run, stage: str, arguments: Sequence[Any], options: Mapping[str, Any], config: Any, count: int
+    run: Run,
+    stage: str,
+    arguments: Sequence[Any],
+    options: Mapping[str, Any],
+    config: Any,
+    count: int,
+    *,
+    step: str,
+    size: MemorySize | None = None,
 ) -> list[Task]:
-    """Make a task of each range of rows."""
+    """Make a task of each range of rows; `step` and `size` are what it is in a plan."""
     return [
         Task(
             name=f"shard {number} of {count}",
@@ -177,6 +202,17 @@ def by_rows(
             arguments=tuple(arguments),
             options={**options, "config": replace(config, shard=Shard(number, count))},
             output=str(run.folder.file(f"{number:05}-of-{count:05}.h5").absolute()),
+            step=step,
+            size=size,
         )
         for number in range(1, count + 1)
     ]
+
+
+def _task_times(done: Sequence[Done]) -> Iterator[TaskTime]:
+    for one in done:
+        size = one.task.size
+        if size is not None:
+            counted = "queries" if one.task.step in OF_QUERIES else "rows"
+            own = replace(size, **{counted: one.rows})  # type: ignore[arg-type]
+            yield TaskTime(one.task.step, one.seconds, one.cores, own)

@@ -14,7 +14,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from resmem_cli.artifacts.reader import open_artifact
 from resmem_cli.errors import ResmemError
+from resmem_cli.scaling.sizes import MemorySize
+from resmem_cli.threads import n_threads
 
 _PACKAGES = ("resmem-cli", "numpy", "faiss-cpu", "h5py", "torch")
 
@@ -45,6 +48,8 @@ class Task:
         Paths, and a frozen config.
     output : str
         What it writes, whole or not at all.
+    step, size
+        What it is in a plan, and of what memory; its own rows or queries are counted in what it writes.
     folder : str
         Where the command was given; what it names is looked for there, if the worker has such a folder.
     versions : mapping
@@ -56,6 +61,8 @@ class Task:
     arguments: tuple[Any, ...]
     options: Mapping[str, Any]
     output: str
+    step: str = ""
+    size: MemorySize | None = None
     folder: str = field(default_factory=os.getcwd)
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -66,8 +73,13 @@ class Done:
 
     Attributes
     ----------
+    task : Task
     seconds : float
         That it took.
+    rows : int
+        Of what it wrote.
+    cores : int
+        That it could use.
     worker : str
         Machine and process.
     memory : int
@@ -76,7 +88,10 @@ class Done:
         What the stage told.
     """
 
+    task: Task
     seconds: float
+    rows: int
+    cores: int
     worker: str
     memory: int
     notices: tuple[str, ...]
@@ -129,4 +144,7 @@ def run_task(task: Task, *, threads: int | None = None) -> Done:
         result = stage(*task.arguments, output=Path(task.output), **task.options)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     took = time.monotonic() - began
-    return Done(took, f"{platform.node()}/{os.getpid()}", peak, tuple(result.notices))
+    with open_artifact(Path(task.output)) as written:
+        rows = written.dimensions.get("n", written.dimensions.get("q", 0))
+    worker = f"{platform.node()}/{os.getpid()}"
+    return Done(task, took, rows, n_threads(), worker, peak, tuple(result.notices))

@@ -12,8 +12,10 @@ from resmem_cli.indexes.counts import (
     SCALE_QUERIES,
     adding_operations,
     code_bytes,
+    coding_seconds,
     measuring_operations,
     planned_lists,
+    rotating_operations,
     training_operations,
     training_rows,
     visited_lists,
@@ -32,7 +34,8 @@ PRODUCTS = 40e9
 
 _ROWS = 4e9  # bytes of rows compared a second, read at random
 _FLOAT_CODES, _BIT_CODES, _BYTE_CODES, _FAST_CODES = 12e9, 3e9, 1e9, 16e9  # of codes in lists, read in order
-_CANDIDATES = 5e6  # candidates a second that are kept, fetched and compared by true distances
+_CANDIDATES = 7e6  # candidates a second that are kept and fetched
+_DIFFERENCES = {2: 0.8e9, 4: 2.5e9}  # coordinates of them a second compared by true distances; by itemsize
 _NODES = 4e6  # nodes of a graph visited a second, read at random, without their values
 FILE = 500e6
 """Bytes read and written a second, whatever the cores, as measured."""
@@ -231,15 +234,18 @@ def _lists(plan: Plan, itemsize: int, memory: int, *, rate: float, recall: float
     code, lists = code_bytes(plan.kind, d, plan.parameters) or 0, planned_lists(plan.kind, n, plan.parameters)
     visited = visited_lists(lists)
     entries = n * (code + _ROW_NUMBER)
-    query = _products(2.0 * lists * d, threads) + visited / lists * n * code / (rate * threads)
-    query += FETCHED / (_CANDIDATES * threads)
+    query = _products(2.0 * lists * d + rotating_operations(d, plan.kind), threads)
+    query += visited / lists * n * code / (rate * threads)
+    query += FETCHED * (1 / _CANDIDATES + d / _DIFFERENCES.get(itemsize, _DIFFERENCES[4])) / threads
     needed = 4 * d * (training_rows(n, lists) + 4 * lists)
     return _with_costs(
         plan,
         search_bytes=entries + 4 * lists * d,
         build_bytes=min(needed + min(n * d * itemsize, memory / _COPIED), memory),
         disk_bytes=n * d * itemsize + entries + 4 * lists * d,
-        build_seconds=_products(training_operations(n, d, lists) + adding_operations(n, d, lists), threads)
+        build_seconds=_products(training_operations(n, d, lists), threads)
+        + _products(adding_operations(n, d, lists, kind=plan.kind), threads)
+        + coding_seconds(n, d, plan.kind, plan.parameters) / threads
         + _products(measuring_operations(n, d, lists), threads)
         + (SCALE_QUERIES + SETTINGS * HELD_OUT) * query
         + 2 * (n * d * itemsize + entries) / FILE,

@@ -10,8 +10,10 @@ from resmem_cli.indexes.counts import (
     SCALE_QUERIES,
     adding_operations,
     code_bytes,
+    coding_seconds,
     measuring_operations,
     planned_lists,
+    rotating_operations,
     training_operations,
     training_rows,
     visited_lists,
@@ -172,7 +174,8 @@ def query_cost(size: MemorySize, machines: Machines) -> QueryCost:
     elif code is None:
         operations, compared = 2.0 * n * d, float(n * row)
     else:
-        operations, compared = 2.0 * lists * d, visited_lists(lists) / lists * n * code
+        operations = 2.0 * lists * d + rotating_operations(d, size.kind)
+        compared = visited_lists(lists) / lists * n * code
     disk = 0.0 if searched_bytes(size) + n * residual <= memory else float(k * random_row_bytes(residual))
     if code is not None and whole.search_bytes + n * row > memory:
         disk += FETCHED * random_row_bytes(row)
@@ -229,7 +232,8 @@ def planned_steps(size: MemorySize, machines: Machines, *, flops_per_row: float 
     - residualize: C entries a row at 150 M a second and core, or m at 40 M, where the m largest logits are
       all there are. One process keeps one core busy; a machine is to have a task for each of its cores.
     - index-learn: k-means, 10 rounds of 2 · l · d operations for each of 64 · l rows.
-    - index-add: 2 · l · d operations a row for its nearest centre; rows are read, and written with codes.
+    - index-add: 2 · l · d operations a row for its nearest centre, and, where rows are rotated, 4 · d² for
+      that; coding; rows are read, and written with codes.
     - index-measure: 2 · n · d operations for each of 1,000 exact searches, and 41,000 of the kind's own.
     - predict: see `query_cost`.
 
@@ -278,7 +282,8 @@ def _row_steps(size: MemorySize, machines: Machines, flops_per_row: float | None
 def _list_steps(size: MemorySize, machines: Machines) -> list[Step]:
     n, d, rate = size.rows, size.dimensions, machines.product_rate
     lists = planned_lists(size.kind, n, size.parameters)
-    learning, adding = training_operations(n, d, lists), adding_operations(n, d, lists)
+    learning, adding = training_operations(n, d, lists), adding_operations(n, d, lists, kind=size.kind)
+    coding = coding_seconds(n, d, size.kind, size.parameters) / machines.cores
     measuring = measuring_operations(n, d, lists)
     rows = float(n * d * size.itemsize)
     sample = training_rows(n, lists)
@@ -296,7 +301,7 @@ def _list_steps(size: MemorySize, machines: Machines) -> list[Step]:
             1,
             memory_bytes=4.0 * d * (sample + 4 * lists),
         ),
-        Step("index-add", adding, adding / rate, rows + entries, rows + entries, 0),
+        Step("index-add", adding, adding / rate + coding, rows + entries, rows + entries, 0),
         Step("index-measure", measuring, measuring / rate + own, rows, 0, 0),
     ]
 

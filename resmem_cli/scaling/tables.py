@@ -24,6 +24,7 @@ from resmem_cli.scaling.layout import (
 from resmem_cli.scaling.limits import Break, fits_in
 from resmem_cli.scaling.simulation import SimulatedRuns, StepTasks, Workers, ideal_seconds
 from resmem_cli.scaling.sizes import DEFAULT_TOP, Machines, MemorySize, count_text
+from resmem_cli.scaling.task_times import StepTimes
 
 _HOUR = 3600
 _OTHER_KINDS = ("exact", "ivf", "ivf-rabitq", "ivf-pq")
@@ -180,7 +181,7 @@ def simulation_tables(
     ]
     n_runs = len(next(iter(runs.values())).busy_seconds)
     note = (
-        f"{n_runs:,} repetitions. Computing takes exp({workers.spread:g} z) times as long, z normal; a "
+        f"{n_runs:,} repetitions. Computing takes exp({workers.spread:.2g} z) times as long, z normal; a "
         f"worker is {workers.slow_factor:g} times as slow with probability {workers.slow_share:g}; a working "
         f"one is lost every {workers.seconds_to_failure / _HOUR:g} hours on average, its running task is "
         f"done again, and it is replaced after {workers.restart_seconds / 60:g} minutes. Given up: runs in "
@@ -216,6 +217,36 @@ def simulation_tables(
                 *(Column(_workers_text(count), Unit.SECONDS) for count in runs),
             ),
             tuple(by_step),
+        ),
+    )
+
+
+def times_table(times: Mapping[str, StepTimes], steps: Sequence[Step]) -> ResultTable:
+    """List what tasks were measured to take, and what those of the plan are to take by that."""
+    rows: list[tuple[Cell, ...]] = []
+    for step in steps:
+        own = times.get(step.name)
+        if own is None:
+            rows.append((step.name, 0, None, None, None, step.task_seconds, step.task_seconds))
+        else:
+            told = (own.tasks, own.median_seconds, own.fixed, own.factor)
+            rows.append((step.name, *told, step.task_seconds, own.seconds))
+    return ResultTable(
+        "task_times",
+        "Measured tasks",
+        (
+            Column("step", Unit.TEXT),
+            Column("measured", Unit.COUNT),
+            Column("median", Unit.SECONDS),
+            Column("fixed", Unit.SECONDS),
+            Column("factor"),
+            Column("planned", Unit.SECONDS),
+            Column("simulated", Unit.SECONDS),
+        ),
+        tuple(rows),
+        (
+            "A task takes fixed + factor · what the plan's formulas say of it, fitted where tasks of unlike "
+            "sizes were measured; planned and simulated: a task of this plan, by the formulas and by that.",
         ),
     )
 

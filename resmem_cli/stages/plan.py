@@ -21,8 +21,13 @@ from resmem_cli.scaling.tables import (
     query_table,
     simulation_tables,
     steps_table,
+    times_table,
 )
+from resmem_cli.scaling.task_times import TaskTime, measured_spread, times_by_step
 from resmem_cli.types import StageResult
+
+DEFAULT_SPREAD = 0.2
+"""Of the logarithms of times that equal tasks take."""
 
 _MOST_WORKERS = 64
 
@@ -41,6 +46,10 @@ class SimulationConfig:
         What slows workers down and takes them away; its count and bandwidths are not used.
     task_seconds : mapping of str to float
         What a task of a step takes to compute, where it was measured; steps by their names.
+    task_times : tuple of TaskTime
+        What tasks were measured to take, from which that of other steps is computed.
+    measured_spread : bool
+        Whether tasks take unequally long as those did, where there are enough of them.
     """
 
     workers: tuple[int, ...] = (8, 64, 256)
@@ -49,7 +58,7 @@ class SimulationConfig:
     befalls: Workers = field(
         default_factory=lambda: Workers(
             1,
-            spread=0.2,
+            spread=DEFAULT_SPREAD,
             slow_share=0.05,
             slow_factor=2.0,
             seconds_to_failure=240 * 3600.0,
@@ -58,6 +67,8 @@ class SimulationConfig:
         )
     )
     task_seconds: Mapping[str, float] = field(default_factory=dict)
+    task_times: tuple[TaskTime, ...] = ()
+    measured_spread: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +107,8 @@ def plan_memory(
     -------
     StageResult
         `summary["tables"]` holds the tables `artifacts`, `steps`, `query`, `limits`, and, of a simulation,
-        `simulation` and `simulation_steps`; `summary["shards"]` and `summary["fits"]` the outcome.
+        `simulation`, `simulation_steps` and `task_times`; `summary["shards"]` and `summary["fits"]` the
+        outcome.
 
     Raises
     ------
@@ -124,7 +136,7 @@ def plan_memory(
         limits_table(breaks),
     ]
     if config.simulation is not None:
-        tables += _simulated(steps, machines, config.simulation)
+        tables += _simulated(config, config.simulation, steps)
     documents = [table.document() for table in tables]
     drawn = [] if folder is None else _draw(documents, folder, clobber=clobber)
     summary = {
@@ -138,25 +150,30 @@ def plan_memory(
     return StageResult("plan", None, summary)
 
 
-def _simulated(steps: list[Step], machines: Machines, config: SimulationConfig) -> tuple[ResultTable, ...]:
+def _simulated(plan: PlanConfig, config: SimulationConfig, steps: list[Step]) -> list[ResultTable]:
     names = [step.name for step in steps]
     for name, seconds in config.task_seconds.items():
         if name not in names:
             raise UsageError("--task-seconds: no such step", expected=", ".join(names), found=name)
         if not 0 <= seconds < math.inf:
             raise UsageError("--task-seconds out of range", expected="at least 0", found=seconds)
+    machines = plan.machines
+    times = times_by_step(config.task_times, steps, plan.size, machines, flops_per_row=plan.flops_per_row)
+    measured = {**{name: step.seconds for name, step in times.items()}, **config.task_seconds}
     tasks = [
-        StepTasks(
-            step.name, step.tasks, config.task_seconds.get(step.name, step.task_seconds), step.task_bytes
-        )
+        StepTasks(step.name, step.tasks, measured.get(step.name, step.task_seconds), step.task_bytes)
         for step in steps
     ]
     if not 1 <= len(config.workers) <= _MOST_WORKERS:
         raise UsageError(
             "--workers: too many values", expected=f"1 to {_MOST_WORKERS}", found=len(config.workers)
         )
+    spread = measured_spread(times) if config.measured_spread else None
     befalls = replace(
-        config.befalls, bandwidth=machines.disk_bandwidth, shared_bandwidth=machines.shared_bandwidth
+        config.befalls,
+        spread=config.befalls.spread if spread is None else spread,
+        bandwidth=machines.disk_bandwidth,
+        shared_bandwidth=machines.shared_bandwidth,
     )
     runs = {
         count: simulate(
@@ -164,7 +181,8 @@ def _simulated(steps: list[Step], machines: Machines, config: SimulationConfig) 
         )
         for count in config.workers
     }
-    return simulation_tables(tasks, runs, befalls)
+    tables = list(simulation_tables(tasks, runs, befalls))
+    return tables if not config.task_times else [*tables, times_table(times, steps)]
 
 
 def _draw(documents: list[dict[str, Any]], folder: Path, *, clobber: bool) -> list[Path]:
