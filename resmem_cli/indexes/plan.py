@@ -34,6 +34,7 @@ PRODUCTS = 40e9
 
 _ROWS = 4e9  # bytes of rows compared a second, read at random
 _FLOAT_CODES, _BIT_CODES, _BYTE_CODES, _FAST_CODES = 12e9, 3e9, 1e9, 16e9  # of codes in lists, read in order
+_VISITS = 3e6  # lists visited a second, without their codes
 _CANDIDATES = 7e6  # candidates a second that are kept and fetched
 _DIFFERENCES = {2: 0.8e9, 4: 2.5e9}  # coordinates of them a second compared by true distances; by itemsize
 _NODES = 4e6  # nodes of a graph visited a second, read at random, without their values
@@ -235,7 +236,7 @@ def _lists(plan: Plan, itemsize: int, memory: int, *, rate: float, recall: float
     visited = visited_lists(lists)
     entries = n * (code + _ROW_NUMBER)
     query = _products(2.0 * lists * d + rotating_operations(d, plan.kind), threads)
-    query += visited / lists * n * code / (rate * threads)
+    query += (visited / lists * n * code / rate + visited / _VISITS) / threads
     query += FETCHED * (1 / _CANDIDATES + d / _DIFFERENCES.get(itemsize, _DIFFERENCES[4])) / threads
     needed = 4 * d * (training_rows(n, lists) + 4 * lists)
     return _with_costs(
