@@ -54,7 +54,7 @@ def planned_lists(kind: str, n: int, parameters: Mapping[str, Any] | None = None
 
 def visited_lists(lists: int) -> float:
     """Count the lists that a query visits for a recall of about .95."""
-    return min(lists, max(_MIN_VISITED, _SHARE_VISITED * lists, _ROOT_VISITED * lists**0.5))
+    return float(min(lists, max(_MIN_VISITED, _SHARE_VISITED * lists, _ROOT_VISITED * lists**0.5)))
 
 
 def training_rows(n: int, lists: int) -> int:

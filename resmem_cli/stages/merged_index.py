@@ -22,7 +22,7 @@ from resmem_cli.rows import ConcatenatedRandomRows
 from resmem_cli.scratch import Scratch
 from resmem_cli.stages.index import distances_summary, index_summary
 from resmem_cli.stages.index_quality import quality_record, recorded_target
-from resmem_cli.stages.stored_index import load_index, write_index
+from resmem_cli.stages.stored_index import load_shards, write_index
 from resmem_cli.types import Metric, Progress
 
 
@@ -48,7 +48,7 @@ def write_merged_index(
     DataError
         If the shards do not go together.
     """
-    shards = [load_index(artifact) for artifact in ordered]
+    shards = load_shards(ordered)
     vectors = ConcatenatedRandomRows([shard.vectors for shard in shards])
     build = _build(writer, ordered, vectors.shape[0], memory=memory, progress=progress)
     inverted = [shard for shard in shards if isinstance(shard, InvertedIndex)]
@@ -83,7 +83,7 @@ def manifest_of_index(
     parameters, summary
         Of the whole index, beside those of the shards; and what to tell.
     """
-    shards = [load_index(artifact) for artifact in ordered]
+    shards = load_shards(ordered)
     search = dict(ordered[0].parameters.get("search", {}))
     with naming_file(ordered[0].path):
         whole = sharded_index(shards, {}, search)

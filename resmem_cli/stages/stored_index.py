@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from resmem_cli.artifacts.reader import Artifact
@@ -30,9 +31,7 @@ def load_index(index_file: Artifact) -> Index:
         If its kind or metric is unknown, or its datasets do not fit together.
     """
     if index_file.shards:
-        # What every shard keeps in memory is a part of what one index would.
-        with memory_budget(part_of_memory(len(index_file.shards), most=sys.maxsize)):
-            shards = [load_index(shard) for shard in index_file.shards]
+        shards = load_shards(index_file.shards)
         measured = {name: index_file.rows(name) for name in index_file.own_names}
         with naming_file(index_file.path):
             return sharded_index(shards, measured, _search_parameters(index_file))
@@ -44,6 +43,18 @@ def load_index(index_file: Artifact) -> Index:
     datasets = {name: index_file.rows(name) for name in index_file.shapes if name not in _NOT_SEARCHED}
     with naming_file(index_file.path):
         return kinds[kind].load(datasets, parameters)
+
+
+def load_shards(shards: Sequence[Artifact]) -> list[Index]:
+    """Load the indexes of all shards; what each keeps in memory is a part of what one index would.
+
+    Raises
+    ------
+    DataError
+        As `load_index` does.
+    """
+    with memory_budget(part_of_memory(len(shards), most=sys.maxsize)):
+        return [load_index(shard) for shard in shards]
 
 
 def write_index(writer: ArtifactWriter, index: Index, progress: Progress = no_progress) -> None:
