@@ -141,6 +141,18 @@ class TestWidening:
                 found = index.candidates(index.space.searched(in_clusters(7)), count, probe=1)[0]
                 np.testing.assert_array_equal(np.sort(found, axis=1), np.tile(np.arange(count), (7, 1)))
 
+    def test_lists_that_name_a_row_many_times_are_refused(self):
+        kind, parameters = CASES["ivf-float16"]
+        index = built(kind, parameters, np.ones((N, D), np.float32))
+        entries, layout = index.entries.read(0, index.entries.shape[0]).copy(), index.layout
+        for number in (5, N - 1):
+            entries[-8 * int(layout.room[-1]) :].view(np.int64)[:] = number
+            scanner = list_scanner.ListScanner(
+                index.new_engine(), index.centres, ArrayInMemory(entries), layout
+            )
+            with pytest.raises(DataError, match="do not hold each row once"):
+                scanner.nearest(index.space.searched(in_clusters(3)), 7, probe=1, together=3)
+
 
 class TestMerging:
     def test_the_nearest_by_distance_then_row_by_hand(self):

@@ -8,9 +8,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from resmem_cli.errors import DataError
 from resmem_cli.indexes.clustering import Centres
-from resmem_cli.indexes.lists import ListLayout, MappedLists
+from resmem_cli.indexes.lists import ListLayout, MappedLists, damaged_entries
 from resmem_cli.indexes.one_thread import one_faiss_thread
 from resmem_cli.indexes.rabitq_bounds import LowerBounds, lower_bounds
 from resmem_cli.rows import RandomRows
@@ -23,7 +22,10 @@ LARGEST_VALUE = 2.0**50
 _BATCH_ELEMENTS = 1 << 20  # lists or candidates of the queries searched together
 _FEW_QUERIES = 8  # are not worth the start of a thread
 _TIED = 16  # more candidates than wanted are fetched: seldom are more of them as near as the last
-_WIDENING = 8  # times as many are fetched where that was not enough
+_WIDENING = 8  # times as many are fetched where that was not enough, or as few rows are scanned
+_MOST_TIED, _MOST_WIDTH = 64, 1 << 16
+"""Of codes with lower bounds so many times the candidates are fetched at most, or so many: which of more
+equally near ones are taken is open."""
 
 
 class ListScanner:
@@ -94,11 +96,7 @@ class ListScanner:
             rows[own], found[own] = self._first(*parts, count=count, width=width, together=together)
             compared += int(self._layout.sizes[lists].sum())
         if rows.size and (rows.min() < -1 or rows.max() >= n):
-            raise DataError(
-                f"names a row that is not there, of {n:,}",
-                field="lists/entries",
-                remedy="build the index again",
-            )
+            raise damaged_entries(f"names a row that is not there, of {n:,}")
         found[rows < 0] = np.inf
         return rows, found, compared / max(1, len(queries))
 
@@ -114,8 +112,8 @@ class ListScanner:
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Give the first `count` rows by (square of the code, row), though not in that order.
 
-        faiss leaves it open which of the rows as near as the last it gives. So `width` of them are fetched,
-        and for queries for which those do not end beyond the last, more.
+        faiss leaves it open which of the rows as near as the last it gives. So `width` of them are fetched;
+        and more is asked for queries for which those do not end beyond the last.
         """
         rows, found, reach = self._scanned(queries, width, lists, squares, together=together)
         first_rows, first = rows[:, :count].copy(), found[:, :count].copy()
@@ -124,12 +122,96 @@ class ListScanner:
             ordered = _in_order(rows[tied], found[tied])
             first_rows[tied], first[tied] = (part[:, :count] for part in ordered)
         left = np.flatnonzero(reach <= first[:, -1])
+        if self._bounds is None:
+            parts = (queries[left], lists[left], squares[left])
+            first_rows[left] = self._of_many_tied(*parts, first_rows[left], first[left])
+            return first_rows, first
         wider = min(self._layout.n_rows, _WIDENING * width)
-        for block in row_blocks(len(left), max(1, _BATCH_ELEMENTS // wider)):
-            some = left[block]
-            parts = (queries[some], lists[some], squares[some])
-            first_rows[some], first[some] = self._first(*parts, count=count, width=wider, together=together)
+        if wider <= max(_MOST_TIED * count, _MOST_WIDTH):
+            for block in row_blocks(len(left), max(1, _BATCH_ELEMENTS // wider)):
+                some = left[block]
+                parts = (queries[some], lists[some], squares[some])
+                found_wider = self._first(*parts, count=count, width=wider, together=together)
+                first_rows[some], first[some] = found_wider
         return first_rows, first
+
+    def _of_many_tied(
+        self,
+        queries: NDArray[np.float32],
+        lists: NDArray[np.int64],
+        squares: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        found: NDArray[np.float32],
+    ) -> NDArray[np.int64]:
+        """Give rows with those as near as the last replaced by the first that are."""
+        first = rows.copy()
+
+        def choose(some: slice) -> None:
+            with one_faiss_thread():
+                for place in range(some.start, some.stop):
+                    one = slice(place, place + 1)
+                    tied = found[place] == found[place].max()
+                    parts = (queries[one], lists[one], squares[one])
+                    first[place, tied] = self._first_tied(
+                        *parts, found[place].max(), int(tied.sum()), len(tied)
+                    )
+
+        for_each_block(choose, row_blocks(len(queries), _FEW_QUERIES))
+        return first
+
+    def _first_tied(
+        self,
+        query: NDArray[np.float32],
+        lists: NDArray[np.int64],
+        squares: NDArray[np.float32],
+        square: np.float32,
+        wanted: int,
+        count: int,
+    ) -> NDArray[np.int64]:
+        """Give the first rows of a square that more rows have than are fetched.
+
+        Only rows of small numbers are scanned, below a limit found by trying: below it are as many as wanted,
+        but not more than are fetched.
+        """
+        n = self._layout.n_rows
+        width = min(n, 2 * count + _TIED)
+        # Below the one there are too few, below the other too many.
+        few, many = 0, n + 1
+        limit = max(1, n // _WIDENING)
+        while few + 1 < many:
+            rows, found = self._scanned_below(limit, query, width, lists, squares)
+            tied = rows[(found == square) & (rows >= 0)]
+            whole = rows[-1] < 0 or found[-1] > square or limit <= width
+            if whole and len(tied) >= wanted:
+                return np.sort(tied)[:wanted]
+            if whole:
+                few = limit
+                limit = 2 * wanted * limit // len(tied) if len(tied) else _WIDENING * limit
+            else:
+                many = limit
+                limit = (few + many) // 2 if few else limit // _WIDENING
+            if not few < limit < many:
+                limit = (few + many) // 2
+        raise damaged_entries("do not hold each row once")
+
+    def _scanned_below(
+        self,
+        limit: int,
+        query: NDArray[np.float32],
+        count: int,
+        lists: NDArray[np.int64],
+        squares: NDArray[np.float32],
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Scan for one query, of all rows only those below a limit."""
+        below = faiss.IDSelectorRange(0, limit)
+        parameters = faiss.SearchParametersIVF(sel=below, nprobe=lists.shape[1])
+        rows, found = np.empty((1, count), np.int64), np.empty((1, count), np.float32)
+        arrays = [np.ascontiguousarray(array) for array in (query, lists, squares)]
+        asked, visited, distances = (faiss.swig_ptr(array) for array in arrays)
+        given = (faiss.swig_ptr(found), faiss.swig_ptr(rows))
+        self._engine.search_preassigned_c(1, asked, count, visited, distances, *given, False, parameters)
+        found[np.isnan(found)] = 0
+        return rows[0], found[0]
 
     def _scanned(
         self,

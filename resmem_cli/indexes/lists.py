@@ -293,12 +293,13 @@ def stored_entries(layout: ListLayout, entries: RandomRows, *, block_rows: int) 
     for block in row_blocks(n, block_rows):
         lists, rows, codes = layout.read(entries, block.start, block.stop)
         if rows.min() < 0 or rows.max() >= n:
-            raise _damaged(f"names a row that is not there, of {n:,}")
+            raise damaged_entries(f"names a row that is not there, of {n:,}")
         seen[rows] = True
         yield lists, rows, codes
     if not seen.all():
-        raise _damaged(f"lacks row {int(np.argmin(seen)):,}")
+        raise damaged_entries(f"lacks row {int(np.argmin(seen)):,}")
 
 
-def _damaged(problem: str) -> DataError:
+def damaged_entries(problem: str) -> DataError:
+    """Make the error of lists that can't be."""
     return DataError(problem, field="lists/entries", remedy="build the index again")

@@ -66,18 +66,17 @@ class LowerBounds:
             Whether one of the query's was raised.
         """
         raised = np.zeros(len(queries), bool)
-        width = found.shape[1]
-        for block in row_blocks(len(queries), max(1, _BLOCK_ELEMENTS // (width * queries.shape[1]))):
-            there = np.flatnonzero(lists[block] >= 0)
-            if not len(there):
-                continue
-            own = lists[block].ravel()[there]
-            bounds = self._of(queries[block], there // width, own, slots[block].ravel()[there])
-            some = found[block].ravel()
-            lower = bounds > some[there]
-            some[there[lower]] = bounds[lower]
-            found[block] = some.reshape(-1, width)
-            raised[block][there[lower] // width] = True
+        n_queries, width = found.shape
+        there = np.flatnonzero(lists.ravel() >= 0)
+        squares = found.reshape(-1)
+        for block in row_blocks(len(there), max(1, _BLOCK_ELEMENTS // queries.shape[1])):
+            pairs = there[block]
+            places = np.unravel_index(pairs, (n_queries, width))
+            bounds = self._of(queries, places[0], lists[places], slots[places])
+            lower = bounds > squares[pairs]
+            squares[pairs[lower]] = bounds[lower]
+            raised[places[0][lower]] = True
+        found[:] = squares.reshape(found.shape)
         return raised
 
     def _of(
