@@ -14,6 +14,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -21,10 +23,12 @@ import pytest
 from conftest import Finished, Pipeline, Resmem
 from machines import ENV, Machines, until
 
-from resmem_cli.artifacts.reader import open_artifact
+from resmem_cli.artifacts.reader import Artifact, open_artifact
 from resmem_cli.cluster.engine import State, _told, check_scheduler
+from resmem_cli.cluster.planned import searched_by
 from resmem_cli.cluster.tasks import Task, VersionError, installed_versions, run_task
 from resmem_cli.errors import UsageError
+from resmem_cli.scaling.sizes import MemorySize
 from resmem_cli.scaling.task_times import read_task_times
 
 pytest.importorskip("distributed")
@@ -133,8 +137,7 @@ def test_the_bytes_are_those_of_one_process(
         "--scheduler",
         machines.option,
         "--json",
-        "--task-times",
-        times,
+        *(() if words[0] == "tune" else ("--task-times", times)),
         cwd=SAMPLE_DATA,
         env=ENV,
     )
@@ -143,7 +146,7 @@ def test_the_bytes_are_those_of_one_process(
     assert spread.result["shards"] == 8
     assert spread.result["tasks"] == 8
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone.h5", "spread.h5"]
-    if words[0] == "tune":
+    if words[0] == "tune" or "--compare" in words:
         assert not times.exists()
         return
     step, counted = {"index": ("index-add", "rows"), "predict": ("predict", "queries")}.get(
@@ -414,3 +417,28 @@ def test_the_bar_shows_workers_rate_and_retries(monkeypatch: pytest.MonkeyPatch,
     state.done, state.running = 4, 0
     bar.show(state)
     assert bar._bars is None
+
+
+@pytest.mark.parametrize(
+    "told", [{"kind": "none"}, {"kind": ["exact"]}, {"kind": "factory"}, {"search": None}]
+)
+def test_what_no_plan_is_of_is_not_told_with_times(told: dict[str, Any]) -> None:
+    """What can't be is left to the search, which refuses it in one line."""
+    size = MemorySize(1_000, 8, 10)
+    good = {"kind": "ivf-rabitq", "search": {"lists": 2_000, "bits": 8, "metric": "euclidean"}}
+    assert searched_by(size, cast(Artifact, SimpleNamespace(parameters=good))) == replace(
+        size, kind="ivf-rabitq", parameters={"lists": 2_000, "bits": 8}
+    )
+    old = {"kind": "exact", "metric": "euclidean"}
+    assert searched_by(size, cast(Artifact, SimpleNamespace(parameters=old))) == size
+    assert searched_by(size, cast(Artifact, SimpleNamespace(parameters={**good, **told}))) is None
+
+
+def test_times_go_to_a_file_of_their_own(tmp_path: Path, large: Path, resmem_process: Resmem) -> None:
+    words = ("residualize", large / "train.h5", "-o", tmp_path / "r.h5", "--scheduler", "local:1")
+    before = (large / "train.h5").read_bytes()
+    for times in (large / "train.h5", tmp_path / "r.h5"):
+        done = resmem_process(*words, "--task-times", times)
+        assert_line(done, 2, "--task-times is a file of this command")
+    assert (large / "train.h5").read_bytes() == before
+    assert list(tmp_path.iterdir()) == []

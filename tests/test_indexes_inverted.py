@@ -111,9 +111,13 @@ class TestEveryCoding:
             if kind is IVFRaBitQIndex:
                 # A few are raised: see `LowerBounds`.
                 assert (own_squares >= squares).all()
-                assert (own_squares > squares).mean() < 0.05
+                raised = own_squares > squares
+                assert raised.mean() < 0.05
+                if raised.any():
+                    assert np.median(own_squares[raised] / squares[raised]) < 1.2
                 squares = own_squares
-            np.testing.assert_allclose(own_squares, squares, rtol=1e-5)
+            else:
+                np.testing.assert_allclose(own_squares, squares, rtol=1e-5)
             # Of equally near codes those of the first rows, which faiss leaves open.
             order = np.lexsort((rows, squares))[:, :40]
             found, compared = index.candidates(searched, 40, probe=probe)

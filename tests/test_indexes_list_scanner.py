@@ -145,13 +145,10 @@ class TestWidening:
         kind, parameters = CASES["ivf-float16"]
         index = built(kind, parameters, np.ones((N, D), np.float32))
         entries, layout = index.entries.read(0, index.entries.shape[0]).copy(), index.layout
-        for number in (5, N - 1):
-            entries[-8 * int(layout.room[-1]) :].view(np.int64)[:] = number
-            scanner = list_scanner.ListScanner(
-                index.new_engine(), index.centres, ArrayInMemory(entries), layout
-            )
-            with pytest.raises(DataError, match="do not hold each row once"):
-                scanner.nearest(index.space.searched(in_clusters(3)), 7, probe=1, together=3)
+        entries[-8 * int(layout.room[-1]) :].view(np.int64)[:] = N - 1
+        scanner = list_scanner.ListScanner(index.new_engine(), index.centres, ArrayInMemory(entries), layout)
+        with pytest.raises(DataError, match="do not hold each row once"):
+            scanner.nearest(index.space.searched(in_clusters(3)), 7, probe=1, together=3)
 
 
 class TestMerging:

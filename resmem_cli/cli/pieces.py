@@ -104,8 +104,7 @@ def in_shards(*, mergeable: bool = True) -> Callable[[Callable[..., None]], Call
     """
 
     def choose(given: dict[str, Any]) -> Pieces:
-        shard = None if given["shard"] is None else parse_shard(given.pop("shard"))
-        given.pop("shard", None)
+        shard = read_shard(given.pop("shard"))
         scheduler = given["scheduler"]
         if scheduler is None:
             flags = [
@@ -120,7 +119,7 @@ def in_shards(*, mergeable: bool = True) -> Callable[[Callable[..., None]], Call
 
     added = {"shard": ShardText, **_SCHEDULING}
     if not mergeable:
-        del added["manifest"]
+        del added["manifest"], added["task_times"]
     return adding("pieces", added, choose, {"manifest": False})
 
 

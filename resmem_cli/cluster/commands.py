@@ -11,7 +11,7 @@ from resmem_cli.artifacts.formats import INDEX, PREDICTIONS
 from resmem_cli.artifacts.reader import open_artifact
 from resmem_cli.artifacts.shard_formats import TRAINED
 from resmem_cli.cluster.engine import Watch
-from resmem_cli.cluster.planned import searched_by, size_of
+from resmem_cli.cluster.planned import predicted_from, searched_by, size_of
 from resmem_cli.cluster.scheduling import Run, Scheduling, by_rows, no_watch, running
 from resmem_cli.cluster.tasks import Task
 from resmem_cli.errors import UsageError
@@ -110,18 +110,18 @@ def index(
     read = {"embeddings": embeddings, "trained": trained}
     with running("index", output, read, config, scheduling, watch, clobber=clobber) as run:
         kind = config.kind or chosen_kind(n, size.dimensions, config.memory)
-        size = replace(size, kind=kind)
+        measured: MemorySize | None = replace(size, kind=kind)
         if trained is None and kind != ExactIndex.kind:
             trained = run.folder.file("trained.h5")
             if not run.folder.is_done(trained):
-                with run.timing("index-learn", replace(size, parameters=config.parameters)):
+                with run.timing("index-learn", replace(size, kind=kind, parameters=config.parameters)):
                     train(embeddings, output=trained, config=config, progress=progress)
         if trained is not None:
             with open_artifact(trained, TRAINED) as file:
-                size = searched_by(size, file)
+                measured = searched_by(size, file)
             config = replace(config, kind=None, parameters={}, trained=str(trained.absolute()))
         paths, count = [str(embeddings.absolute())], run.count(n)
-        tasks = by_rows(run, "index:index", paths, {}, config, count, step="index-add", size=size)
+        tasks = by_rows(run, "index:index", paths, {}, config, count, step="index-add", size=measured)
         run.do(tasks)
         return run.finish(tasks, memory=config.memory, clobber=clobber, progress=progress)
 
@@ -153,8 +153,12 @@ def predict(
     }
     with open_embeddings(queries, config.arrays) as source, open_artifact(index, INDEX) as file:
         n, n_memory = source.n, file.dimensions["n"]
+        k = _neighbors_wanted(config)
         shard_rows = [shard.dimensions["n"] for shard in file.shards]
-        size = replace(searched_by(size_of(source), file), rows=n_memory, k=_neighbors_wanted(config))
+        size = None
+        # With neighbours found before, or all methods, it is not what a plan calls by its name.
+        if scheduling.task_times is not None and not config.found and not config.compare:
+            size = predicted_from(source, file, residuals, k=k)
     options = {"index": str(index.absolute()), "residuals": str(residuals.absolute())}
     if config.tuning is not None:
         config = replace(config, tuning=str(Path(config.tuning).absolute()))
@@ -163,8 +167,8 @@ def predict(
         paths = [str(queries.absolute())]
         tasks = by_rows(run, "predict:predict", paths, options, config, count, step="predict", size=size)
         if shard_rows and not config.found and not config.compare:
-            sizes = [replace(size, rows=rows) for rows in shard_rows]
-            searches = _searches(run, paths, options["index"], config, count, sizes)
+            sizes = [None if size is None else replace(size, rows=rows) for rows in shard_rows]
+            searches = _searches(run, paths, options["index"], config, count, k=k, sizes=sizes)
             missing = {task.output for task in tasks if not run.folder.is_done(Path(task.output))}
             run.do(
                 [
@@ -175,7 +179,6 @@ def predict(
                 ]
             )
             tasks = [
-                # What is left of it is not what a plan calls by its name.
                 replace(_with_config(task, found=tuple(Path(one.output) for one in ones)), size=None)
                 for task, ones in zip(tasks, searches, strict=True)
             ]
@@ -211,7 +214,7 @@ def tune(
     options = {"index": str(Path(index).absolute()), "train": str(Path(train).absolute())}
     with running("tune", output, read, config, scheduling, watch, clobber=clobber) as run:
         paths = [None if given is None else str(given.absolute())]
-        tasks = by_rows(run, "tune:tune", paths, options, config, run.count(n), step="tune")
+        tasks = by_rows(run, "tune:tune", paths, options, config, run.count(n))
         run.do(tasks)
         result = tune_here(
             given,
@@ -232,7 +235,9 @@ def _searches(
     index: str,
     config: PredictConfig,
     count: int,
-    sizes: Sequence[MemorySize],
+    *,
+    k: int,
+    sizes: Sequence[MemorySize | None],
 ) -> list[list[Task]]:
     """Make for each range of queries a task of each shard of the memory, whose sizes are given."""
     n_shards = len(sizes)
@@ -245,7 +250,7 @@ def _searches(
                 options={
                     "index": index,
                     "config": SearchStageConfig(
-                        k=size.k,
+                        k=k,
                         shard=Shard(number, count),
                         memory_shard=Shard(memory, n_shards),
                         search=config.search,

@@ -94,7 +94,16 @@ class Cluster:
         """How many workers there are now."""
         return len(self._client.nthreads())
 
-    def run(self, tasks: Sequence[Task], *, retries: int, state: State, watch: Watch, kept: str) -> Outcome:
+    def run(
+        self,
+        tasks: Sequence[Task],
+        *,
+        retries: int,
+        state: State,
+        watch: Watch,
+        kept: str,
+        outcome: Outcome,
+    ) -> None:
         """Do all tasks.
 
         Parameters
@@ -108,6 +117,8 @@ class Cluster:
             Is told whenever it changes, and a few times a second.
         kept : str
             The folder where finished tasks' outputs stay, if one can't be done.
+        outcome : Outcome
+            To which tasks are added as they are done.
 
         Raises
         ------
@@ -117,12 +128,13 @@ class Cluster:
             That of a task which fails each time.
         """
         try:
-            return self._run(tasks, retries=retries, state=state, watch=watch, kept=kept)
+            self._run(tasks, retries, state, watch, kept, outcome)
         except _LOST as error:
             raise self._lost(state, kept) from error
 
-    def _run(self, tasks: Sequence[Task], *, retries: int, state: State, watch: Watch, kept: str) -> Outcome:
-        outcome = Outcome()
+    def _run(
+        self, tasks: Sequence[Task], retries: int, state: State, watch: Watch, kept: str, outcome: Outcome
+    ) -> None:
         pending = deque(replace(task, versions=installed_versions()) for task in tasks)
         running: dict[Any, Task] = {}
         tried: dict[str, int] = {}
@@ -157,7 +169,6 @@ class Cluster:
                 pending.appendleft(task)
         state.running = 0
         watch(state)
-        return outcome
 
     def _submit(self, task: Task) -> Any:
         return self._client.submit(_on_worker, task, pure=False, retries=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,13 @@ from resmem_cli.cluster.work import WorkFolder, work_folder
 from resmem_cli.errors import UsageError
 from resmem_cli.memory_size import DEFAULT_MEMORY
 from resmem_cli.scaling.sizes import MemorySize
-from resmem_cli.scaling.task_times import OF_QUERIES, TaskTime, append_task_times
+from resmem_cli.scaling.task_times import (
+    OF_QUERIES,
+    TaskTime,
+    append_task_times,
+    can_be_planned,
+    check_task_times,
+)
 from resmem_cli.shards import Shard
 from resmem_cli.stages.merge import MergeConfig, merge
 from resmem_cli.threads import n_threads
@@ -84,14 +90,17 @@ class Run:
         self._cluster, self._watch = cluster, watch
         self.n_tasks = self.n_before = 0
         self.outcome = Outcome()
-        self.own_times: list[TaskTime] = []
 
     @contextmanager
     def timing(self, step: str, size: MemorySize) -> Iterator[None]:
         """Take the time of what is done here, before the tasks."""
         began = time.monotonic()
         yield
-        self.own_times.append(TaskTime(step, time.monotonic() - began, n_threads(), size))
+        self._keep([TaskTime(step, time.monotonic() - began, n_threads(), size)])
+
+    def _keep(self, times: Iterable[TaskTime]) -> None:
+        if self.scheduling.task_times is not None:
+            append_task_times(self.scheduling.task_times, (one for one in times if can_be_planned(one.size)))
 
     def count(self, n: int) -> int:
         """Choose the number of shards for n rows; raises `UsageError` if more are wanted."""
@@ -105,13 +114,19 @@ class Run:
         missing = [task for task in tasks if not self.folder.is_done(Path(task.output))]
         before = len(tasks) - len(missing)
         state = State(total=len(tasks), done=before, before=before)
-        outcome = self._cluster.run(
-            missing,
-            retries=self.scheduling.retries,
-            state=state,
-            watch=self._watch,
-            kept=str(self.folder.path),
-        )
+        outcome = Outcome()
+        try:
+            self._cluster.run(
+                missing,
+                retries=self.scheduling.retries,
+                state=state,
+                watch=self._watch,
+                kept=str(self.folder.path),
+                outcome=outcome,
+            )
+        finally:
+            # What is done is found by the next run, and not timed again.
+            self._keep(_task_times(outcome.done))
         self.n_tasks += len(missing)
         self.n_before += before
         self.outcome.done += outcome.done
@@ -132,8 +147,6 @@ class Run:
         if not self.scheduling.manifest:
             self.folder.remove()
         done = self.outcome.done
-        if self.scheduling.task_times is not None:
-            append_task_times(self.scheduling.task_times, [*self.own_times, *_task_times(done)])
         notices = tuple(dict.fromkeys(notice for one in done for notice in one.notices))
         told = {
             **{name: value for name, value in summary.items() if name not in _OF_MERGE},
@@ -176,6 +189,8 @@ def running(
     """
     scheduling.check()
     output = Path(output)
+    if scheduling.task_times is not None:
+        check_task_times(scheduling.task_times, [output, *_files(read.values())])
     with (
         work_folder(output, command, read, config, clobber=clobber) as folder,
         connected(scheduling.scheduler, worker_timeout=scheduling.worker_timeout) as cluster,
@@ -191,7 +206,7 @@ def by_rows(
     config: Any,
     count: int,
     *,
-    step: str,
+    step: str = "",
     size: MemorySize | None = None,
 ) -> list[Task]:
     """Make a task of each range of rows; `step` and `size` are what it is in a plan."""
@@ -207,6 +222,14 @@ def by_rows(
         )
         for number in range(1, count + 1)
     ]
+
+
+def _files(read: Iterable[Any]) -> Iterator[Path]:
+    for one in read:
+        if isinstance(one, tuple | list):
+            yield from _files(one)
+        elif one is not None:
+            yield Path(one)
 
 
 def _task_times(done: Sequence[Done]) -> Iterator[TaskTime]:

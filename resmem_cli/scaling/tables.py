@@ -181,7 +181,7 @@ def simulation_tables(
     ]
     n_runs = len(next(iter(runs.values())).busy_seconds)
     note = (
-        f"{n_runs:,} repetitions. Computing takes exp({workers.spread:.2g} z) times as long, z normal; a "
+        f"{n_runs:,} repetitions. Computing takes exp({workers.spread:.3g} z) times as long, z normal; a "
         f"worker is {workers.slow_factor:g} times as slow with probability {workers.slow_share:g}; a working "
         f"one is lost every {workers.seconds_to_failure / _HOUR:g} hours on average, its running task is "
         f"done again, and it is replaced after {workers.restart_seconds / 60:g} minutes. Given up: runs in "
@@ -224,6 +224,12 @@ def simulation_tables(
 def times_table(times: Mapping[str, StepTimes], steps: Sequence[Step]) -> ResultTable:
     """List what tasks were measured to take, and what those of the plan are to take by that."""
     rows: list[tuple[Cell, ...]] = []
+    far = [
+        f"{name}: tasks of one size, much smaller than the plan's, were measured; what every task takes "
+        "beside its work counts as work. Measure shards of two sizes, and larger ones."
+        for name, own in times.items()
+        if own.far
+    ]
     for step in steps:
         own = times.get(step.name)
         if own is None:
@@ -246,7 +252,10 @@ def times_table(times: Mapping[str, StepTimes], steps: Sequence[Step]) -> Result
         tuple(rows),
         (
             "A task takes fixed + factor · what the plan's formulas say of it, fitted where tasks of unlike "
-            "sizes were measured; planned and simulated: a task of this plan, by the formulas and by that.",
+            "sizes were measured; without a factor, as many times as long as it has more rows. Planned and "
+            "simulated: a task of this plan, by the formulas and by that. What was measured includes reading "
+            "and writing there; the simulation's bytes come on top.",
+            *far,
         ),
     )
 
