@@ -28,6 +28,9 @@ _SMALLEST = float(np.finfo(np.float32).tiny)
 _LARGEST = float(np.finfo(np.float32).max)
 
 
+_HUGE = np.float32(1e30)
+
+
 def softmax(logits: NDArray[Any], *, temperature: float = 1.0) -> NDArray[np.float32]:
     """Compute `softmax(logits / temperature)` in float32, each row's maximum subtracted first.
 
@@ -58,8 +61,14 @@ def softmax(logits: NDArray[Any], *, temperature: float = 1.0) -> NDArray[np.flo
         part[...] = logits[block]
         with np.errstate(over="ignore"):
             # The maximum is subtracted before dividing, or a small temperature would overflow.
-            part -= part.max(axis=1, keepdims=True)
+            largest = part.max(axis=1, keepdims=True)
+            # Below it differences can't overflow; above, those of halves don't, which are exact.
+            huge = largest[:, 0] > _HUGE
+            halves = (part[huge] / 2 - largest[huge] / 2) / (divisor / 2) if huge.any() else None
+            part -= largest
             part /= divisor
+            if halves is not None:
+                part[huge] = halves
         exp(part)
         part /= part.sum(axis=1, keepdims=True)
 

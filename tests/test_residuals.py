@@ -371,3 +371,12 @@ def test_top_residuals_of_equal_logits_of_any_size(size):
     logits = np.full((1, 2), size, np.float32)
     stored = compute_top_residuals(logits, np.array([0]), top=2, temperature=1).values
     assert np.abs(stored - 32767.5).max() < 1
+
+
+def test_differences_of_logits_that_overflow_are_taken_of_halves():
+    logits = np.array([[3e38, -3e38, 2.9e38], [3e38, 2.9e38, 1], [5, 4, 3]], np.float32)
+    for temperature in (1.0, 1e37, 1e38, 3e38):
+        scaled = logits.astype(np.float64) / np.float32(temperature)
+        wanted = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        wanted /= wanted.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(softmax(logits, temperature=temperature), wanted, atol=1e-6)

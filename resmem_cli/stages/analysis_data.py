@@ -211,13 +211,19 @@ def _compared(file: Artifact, kept: NDArray[np.int64]) -> list[Outcomes]:
         return []
     methods = file.parameters.get("compared")
     n_methods = file.dimensions["b"]
-    if not isinstance(methods, list) or len(methods) != n_methods:
+    if not isinstance(methods, list) or len(methods) != n_methods or not all(map(_is_method, methods)):
         raise DataError("methods without names", file=file.path, field="parameters.compared", remedy=DAMAGED)
     columns = {field.name: file.read(f"compared/{field.name}")[kept] for field in fields(Outcomes)}
     return [
         Outcomes(**{name: np.ascontiguousarray(values[:, i]) for name, values in columns.items()})
         for i in range(n_methods)
     ]
+
+
+def _is_method(told: Any) -> bool:
+    return (
+        isinstance(told, dict) and {"name", "family"} <= set(told) and isinstance(told.get("settings"), dict)
+    )
 
 
 def _blocks(file: Artifact) -> list[slice]:

@@ -101,7 +101,9 @@ def _methods(run: RunColumns) -> list[dict[str, Any]]:
     """Tell how good every method of `predict --compare` is, and what it gains on the network."""
     told = []
     base_right = run.base_predicted == run.labels
-    for method, outcomes in zip(run.parameters.get("compared") or (), run.compared, strict=True):
+    # Of files without such columns, what they say of methods is not looked at.
+    methods = run.parameters["compared"] if run.compared else ()
+    for method, outcomes in zip(methods, run.compared, strict=True):
         quality = summarize(outcomes, run.labels)
         gain = compare(run.labels, run.base_predicted, outcomes.predicted)
         right = outcomes.predicted == run.labels

@@ -61,7 +61,8 @@ def write_merged_index(
         built = ExactIndex.build(vectors, parameters=shards[0].asked, build=build)
     else:
         raise DataError(f"an index of kind {shards[0].kind} is not made in shards", file=ordered[0].path)
-    scale = measure_distance_scale(built, seed=build.seed, progress=progress)
+    with naming_file(ordered[0].path):
+        scale = measure_distance_scale(built, seed=build.seed, progress=progress)
     writer.set_parameters(distance_scale=scale, quality=quality_record(built, build.quality))
     write_index(writer, built, progress)
     if "ids" in ordered[0]:
@@ -93,7 +94,8 @@ def manifest_of_index(
         for name, values in whole.common_datasets().items():
             if name.startswith("curve/"):
                 writer.write(name, values.read(0, values.shape[0]))
-    scale = measure_distance_scale(whole, seed=build.seed, progress=progress)
+    with naming_file(ordered[0].path):
+        scale = measure_distance_scale(whole, seed=build.seed, progress=progress)
     told = {
         "distance_scale": scale,
         "quality": quality_record(whole, build.quality),

@@ -120,15 +120,16 @@ def search(
         asked = SearchRequest(
             source.embeddings_digest, index_file.parameters["embeddings_digest"], source.n, None, config.k
         )
-        n_searched = write_neighbors(
-            writer,
-            searched,
-            asked,
-            read,
-            shard=config.shard,
-            memory_shard=config.memory_shard,
-            step=config.block_rows or query_rows(searched, n_classes=1, k=config.k),
-            progress=progress,
-        )
+        with naming_file(index):
+            n_searched = write_neighbors(
+                writer,
+                searched,
+                asked,
+                read,
+                shard=config.shard,
+                memory_shard=config.memory_shard,
+                step=config.block_rows or query_rows(searched, n_classes=1, k=config.k),
+                progress=progress,
+            )
     summary = {"queries": n_searched, "memory": n, "k": config.k, **search_summary(searched)}
     return StageResult("search", output, summary, source.notices)

@@ -171,7 +171,8 @@ def _write_index(
         built, notices = before.updated(vectors, change.kept, build=build)
     if MEASURED_BEFORE not in notices:
         notices = (*notices, *shortfall(built, build.quality))
-    scale = measure_distance_scale(built, seed=seed, progress=progress)
+    with naming_file(old.path):
+        scale = measure_distance_scale(built, seed=seed, progress=progress)
     writer.set_parameters(distance_scale=scale)
     write_index(writer, built, progress)
     return {
