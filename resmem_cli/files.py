@@ -47,3 +47,19 @@ def file_digest(path: Path) -> str:
     require_file(path)
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def check_room(path: Path, size: int) -> None:
+    """Make sure that there is room for what is still to be written of a file, or raise `OSError`.
+
+    HDF5 crashes where it has none for its metadata when a file is closed.
+    """
+    written = path.stat().st_size
+    if written < size and hasattr(os, "posix_fallocate"):
+        file = os.open(path, os.O_WRONLY)
+        try:
+            os.posix_fallocate(file, written, size - written)
+            # Of what it has allocated itself HDF5 gives back what it did not need.
+            os.ftruncate(file, written)
+        finally:
+            os.close(file)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
-import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from resmem_cli.artifacts.reader import DIGEST_GROUP, open_artifact
 from resmem_cli.artifacts.resumable import ResumableFile, discard_interrupted
 from resmem_cli.artifacts.temporary import TemporaryFile, output_error, refuse_input
 from resmem_cli.errors import DataError, OutputError
+from resmem_cli.files import check_room
 from resmem_cli.version import __version__
 
 _PAGE = 4096
@@ -301,7 +301,7 @@ class ArtifactWriter:
                 self._file.create_dataset(f"{DIGEST_GROUP}/{path}", data=digest.blocks)
             for name, value in attributes.items():
                 self._file.attrs[name] = np.bytes_(value) if isinstance(value, bytes) else value
-            _check_room(self._temporary.path, self._file.id.get_filesize())
+            check_room(self._temporary.path, self._file.id.get_filesize())
             self._file.close()
         try:
             # Checks structure, schema and header.
@@ -317,22 +317,6 @@ class ArtifactWriter:
             yield
         except _WRITE_ERRORS as error:
             raise _write_error(self.path, error) from error
-
-
-def _check_room(path: Path, size: int) -> None:
-    """Make sure that there is room for what is still to be written of a file, or raise `OSError`.
-
-    HDF5 crashes where it has none for its metadata when a file is closed.
-    """
-    written = path.stat().st_size
-    if written < size and hasattr(os, "posix_fallocate"):
-        file = os.open(path, os.O_WRONLY)
-        try:
-            os.posix_fallocate(file, written, size - written)
-            # Of what it has allocated itself HDF5 gives back what it did not need.
-            os.ftruncate(file, written)
-        finally:
-            os.close(file)
 
 
 def _write_error(path: Path, error: Exception) -> OutputError:

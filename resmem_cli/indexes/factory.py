@@ -35,7 +35,6 @@ from resmem_cli.types import Progress, row_blocks
 
 _ADD_ELEMENTS = 1 << 22  # values of a block that is added; some indexes depend on it, so it is fixed
 _DEFAULT_EFFORT = 64
-_COUNTED = 128  # queries of which it is counted what they are compared with
 
 
 @index_kind("factory")
@@ -219,11 +218,7 @@ class FactoryIndex(ApproximateIndex):
     def candidates(
         self, searched_queries: NDArray[np.float32], count: int, *, probe: int
     ) -> tuple[NDArray[np.int64], float]:
-        """Search each query alone, with the search parameter at `probe`.
-
-        faiss adds up what it compares for the whole process, and loses some of it where threads do at the
-        same time. So that is counted of the first queries, on one thread.
-        """
+        """Search each query alone, with the search parameter at `probe`."""
         n_queries, n = len(searched_queries), self._engine.ntotal
         found = np.full((n_queries, count), -1, np.int64)
         if not n_queries:
@@ -240,14 +235,8 @@ class FactoryIndex(ApproximateIndex):
                     there = checked_nodes(nodes[0], n) >= 0
                     found[query, :width][there] = self._rows[nodes[0][there]]
 
-        n_counted = min(n_queries, _COUNTED)
-        search(slice(0, n_counted))
-        compared = self._dial.counted(n_counted, value)
-        blocks = [
-            slice(n_counted + b.start, n_counted + b.stop) for b in row_blocks(n_queries - n_counted, 16)
-        ]
-        for_each_block(search, blocks)
-        return found, compared
+        for_each_block(search, row_blocks(n_queries, 16))
+        return found, self._dial.counted(n_queries, value)
 
     def _add(self, rows: NDArray[np.int64], *, progress: Progress) -> None:
         """Add some of the memory's rows, in blocks that depend on their dimension only."""

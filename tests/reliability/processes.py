@@ -22,7 +22,8 @@ SECONDS = 30  # in which every command on small files has to end
 MEMORY = 4 << 30  # bytes of address space beyond what a process has when its libraries are loaded
 
 # As many threads as the programme's workers leave room for; answers do not depend on it.
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+# What is left in a folder is looked at: no compiled modules are wanted there.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 # With the tests' own modules, for processes that call functions of them.
 _PATH = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
