@@ -218,7 +218,22 @@ class FactoryIndex(ApproximateIndex):
     def candidates(
         self, searched_queries: NDArray[np.float32], count: int, *, probe: int
     ) -> tuple[NDArray[np.int64], float]:
-        """Search each query alone, with the search parameter at `probe`."""
+        """Search each query alone, with the search parameter at `probe`.
+
+        Of the codes compared, which faiss adds up for the whole process, threads can lose a few.
+        """
+        return self._candidates(searched_queries, count, probe=probe, together=16)
+
+    def ordered(
+        self, searched_queries: NDArray[np.float32], count: int, *, probe: int
+    ) -> tuple[NDArray[np.int64], float]:
+        """Search as `candidates` does, on one thread: what is compared is counted exactly, and stored."""
+        return self._candidates(searched_queries, count, probe=probe, together=max(1, len(searched_queries)))
+
+    def _candidates(
+        self, searched_queries: NDArray[np.float32], count: int, *, probe: int, together: int
+    ) -> tuple[NDArray[np.int64], float]:
+        """Search so many queries together on a thread."""
         n_queries, n = len(searched_queries), self._engine.ntotal
         found = np.full((n_queries, count), -1, np.int64)
         if not n_queries:
@@ -235,7 +250,7 @@ class FactoryIndex(ApproximateIndex):
                     there = checked_nodes(nodes[0], n) >= 0
                     found[query, :width][there] = self._rows[nodes[0][there]]
 
-        for_each_block(search, row_blocks(n_queries, 16))
+        for_each_block(search, row_blocks(n_queries, together))
         return found, self._dial.counted(n_queries, value)
 
     def _add(self, rows: NDArray[np.int64], *, progress: Progress) -> None:
