@@ -236,6 +236,6 @@ def _task_times(done: Sequence[Done]) -> Iterator[TaskTime]:
     for one in done:
         size = one.task.size
         if size is not None:
-            counted = "queries" if one.task.step in OF_QUERIES else "rows"
-            own = replace(size, **{counted: one.rows})  # type: ignore[arg-type]
+            of_queries = one.task.step in OF_QUERIES
+            own = replace(size, queries=one.rows) if of_queries else replace(size, rows=one.rows)
             yield TaskTime(one.task.step, one.seconds, one.cores, own)

@@ -205,11 +205,7 @@ class ListScanner:
         """Scan for one query, of all rows only those below a limit."""
         below = faiss.IDSelectorRange(0, limit)
         parameters = faiss.SearchParametersIVF(sel=below, nprobe=lists.shape[1])
-        rows, found = np.empty((1, count), np.int64), np.empty((1, count), np.float32)
-        arrays = [np.ascontiguousarray(array) for array in (query, lists, squares)]
-        asked, visited, distances = (faiss.swig_ptr(array) for array in arrays)
-        given = (faiss.swig_ptr(found), faiss.swig_ptr(rows))
-        self._engine.search_preassigned_c(1, asked, count, visited, distances, *given, False, parameters)
+        found, rows = _search(self._engine, query, count, lists, squares, parameters=parameters)
         found[np.isnan(found)] = 0
         return rows[0], found[0]
 
@@ -237,10 +233,7 @@ class ListScanner:
         def scan(some: slice) -> None:
             parts = (queries[some], count, lists[some], squares[some])
             with one_faiss_thread():
-                if self._bounds is None:
-                    found[some], rows[some] = self._engine.search_preassigned(*parts)
-                else:
-                    found[some], rows[some] = _search_places(self._engine, *parts)
+                found[some], rows[some] = _search(self._engine, *parts, places=self._bounds is not None)
             # faiss makes it of codes that are all alike, when it divides by how far they are apart.
             found[some][np.isnan(found[some])] = 0
             reach[some] = np.where(rows[some, -1] < 0, np.inf, found[some, -1])
@@ -276,18 +269,24 @@ def _in_order(
     return np.take_along_axis(rows, order, axis=1), np.take_along_axis(found, order, axis=1)
 
 
-def _search_places(
+def _search(
     engine: Any,
     queries: NDArray[np.float32],
     count: int,
     lists: NDArray[np.int64],
     squares: NDArray[np.float32],
+    *,
+    places: bool = False,
+    parameters: Any = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Search as `search_preassigned` does, giving list · 2³² + place there instead of rows."""
+    """Do what faiss's `search_preassigned` does not offer from Python.
+
+    With `places` it gives list · 2³² + place there instead of rows; `parameters` are faiss's.
+    """
     found = np.empty((len(queries), count), np.float32)
-    places = np.empty((len(queries), count), np.int64)
+    rows = np.empty((len(queries), count), np.int64)
     arrays = [np.ascontiguousarray(array) for array in (queries, lists, squares)]
     asked, visited, distances = (faiss.swig_ptr(array) for array in arrays)
-    given = (faiss.swig_ptr(found), faiss.swig_ptr(places))
-    engine.search_preassigned_c(len(queries), asked, count, visited, distances, *given, True)
-    return found, places
+    given = (faiss.swig_ptr(found), faiss.swig_ptr(rows))
+    engine.search_preassigned_c(len(queries), asked, count, visited, distances, *given, places, parameters)
+    return found, rows
