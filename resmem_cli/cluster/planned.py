@@ -45,7 +45,7 @@ def searched_by(size: MemorySize, file: Artifact) -> MemorySize | None:
 def predicted_from(source: EmbeddingSource, index: Artifact, residuals: Path, *, k: int) -> MemorySize | None:
     """Give the size of the memory that queries are predicted from."""
     with open_artifact(residuals, RESIDUALS) as file:
-        top = file.parameters["top"]
+        top = file.parameters.get("top")
     memory = replace(
         size_of(source),
         rows=index.dimensions["n"],

@@ -208,26 +208,26 @@ def times_by_step(
         Operations of the network for one row.
     """
     searched = any(time.step == SEARCH for time in times)
-    known: dict[Any, float] = {}
     found = {}
     for step in steps:
         name = SEARCH if searched and step.name == "predict" else step.name
         own = [time for time in times if time.step == name and _is_alike(time, size)]
-        if not own:
+        copies = step.machine_seconds == 0
+        # What only copies has no operations to plan with.
+        work = (
+            np.array([float(time.size.rows) for time in own])
+            if copies
+            else _planned(own, step.name, machines, flops_per_row)
+        )
+        seconds = np.array([time.seconds for time in own])[work > 0]
+        work = work[work > 0]
+        if not len(work):
             continue
-        seconds = np.array([time.seconds for time in own])
-        if step.machine_seconds == 0:
-            # What only copies has no operations to plan with.
-            rows = np.array([float(time.size.rows) for time in own])
-            found[step.name] = replace(_fitted(step.name, seconds, rows, size.rows / step.tasks), factor=None)
+        if copies:
+            found[step.name] = replace(_fitted(step.name, seconds, work, size.rows / step.tasks), factor=None)
             continue
-        for time in own:
-            key = (time.cores, repr(time.size))
-            if (step.name, key) not in known:
-                known[step.name, key] = _planned(time, step.name, machines, flops_per_row)
-        planned = np.array([known[step.name, (time.cores, repr(time.size))] for time in own])
         mixing = _mixing_share(size, machines) * step.task_seconds if name == SEARCH else 0.0
-        fitted = _fitted(step.name, seconds, planned, step.task_seconds - mixing)
+        fitted = _fitted(step.name, seconds, work, step.task_seconds - mixing)
         found[step.name] = replace(fitted, seconds=fitted.seconds + mixing)
     return found
 
@@ -277,8 +277,21 @@ def _is_alike(time: TaskTime, size: MemorySize) -> bool:
     return own == other
 
 
-def _planned(time: TaskTime, step: str, machines: Machines, flops_per_row: float | None) -> float:
-    """Give what the plan's formulas say of a task that was measured."""
+def _planned(
+    times: Sequence[TaskTime], step: str, machines: Machines, flops_per_row: float | None
+) -> NDArray[np.float64]:
+    """Give what the plan's formulas say of tasks that were measured, (m,), asked once of equal ones."""
+    known: dict[tuple[int, str], float] = {}
+    planned = np.empty(len(times))
+    for place, time in enumerate(times):
+        key = time.cores, repr(time.size)
+        if key not in known:
+            known[key] = _planned_alone(time, step, machines, flops_per_row)
+        planned[place] = known[key]
+    return planned
+
+
+def _planned_alone(time: TaskTime, step: str, machines: Machines, flops_per_row: float | None) -> float:
     alone = Machines(cores=time.cores, embed_rate=machines.embed_rate)
     if time.step == SEARCH:
         return time.size.queries * query_cost(time.size, alone).search_seconds
